@@ -1,0 +1,61 @@
+"""Fills the tables of the reference from the registries, when the site is built: `<!-- table: NAME -->` in a page."""
+
+import re
+from collections.abc import Callable
+
+import tnkit  # registers every format and method
+
+FORMATS, METHODS, COMPLETIONS = tnkit.registry.FORMATS, tnkit.registry.METHODS, tnkit.registry.COMPLETIONS
+MARK = re.compile(r"<!-- table: (\w+) -->")
+
+
+def first_line(thing: object) -> str:
+    """The summary of a docstring, fit for a table cell."""
+    return (thing.__doc__ or "").strip().partition("\n")[0].replace("|", "\\|")
+
+
+def formats() -> list[list[str]]:
+    rows = [
+        [f"`{name!r}`", f"`{type(spec).__name__}`", first_line(type(spec))] for name, spec in FORMATS.items().items()
+    ]
+    return [["name", "spec", "what it is"], *rows]
+
+
+def methods() -> list[list[str]]:
+    return [
+        ["name", "class", "formats", "accepts", "same answer each time", "what it does"],
+        *map(method, METHODS.names()),
+    ]
+
+
+def method(name: str) -> list[str]:
+    kind = METHODS.get(name)
+    accepts = ", ".join(sorted(kind.accepts))
+    return [
+        f"`{name!r}`",
+        f"`{kind.__name__}`",
+        ", ".join(kind.formats),
+        accepts,
+        "yes" if kind.deterministic else "by rng",
+        kind.summary,
+    ]
+
+
+def completions() -> list[list[str]]:
+    return [
+        ["name", "class", "what it does"],
+        *([f"`{n!r}`", f"`{k.__name__}`", first_line(k)] for n, k in COMPLETIONS.items().items()),
+    ]
+
+
+TABLES: dict[str, Callable[[], list[list[str]]]] = {"formats": formats, "methods": methods, "completions": completions}
+
+
+def on_page_markdown(markdown: str, **_: object) -> str:
+    """Called by mkdocs for each page."""
+    return MARK.sub(lambda found: as_markdown(TABLES[found.group(1)]()), markdown)
+
+
+def as_markdown(rows: list[list[str]]) -> str:
+    head, *body = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([head, "|" + " --- |" * len(rows[0]), *body])

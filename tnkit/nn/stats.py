@@ -1,0 +1,93 @@
+"""What calibration keeps of a layer's inputs: the Gram matrix, the sum and the count; never the activations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tnkit.errors import DataError, ShapeError
+
+__all__ = ["InputStats"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class InputStats:
+    """Second moments of the rows that a layer multiplies with its weight.
+
+    Attributes:
+        gram: (g, n, n) float64, XᵀX for each group of the layer (g = 1 for most).
+        total: (g, n) float64, the sum of the rows.
+        count: number of rows.
+    """
+
+    gram: Tensor
+    total: Tensor
+    count: int
+
+    @staticmethod
+    def of(rows: Tensor) -> InputStats:
+        """The statistics of rows (g, N, n), or (N, n) for one group.
+
+        Example:
+            >>> import torch
+            >>> from tnkit.nn.stats import InputStats
+            >>> stats = InputStats.of(torch.ones(5, 2))
+            >>> stats.gram.tolist(), stats.count
+            ([[[5.0, 5.0], [5.0, 5.0]]], 5)
+        """
+        if rows.ndim not in (2, 3):
+            raise ShapeError(f"InputStats.of takes rows (N, n) or (g, N, n); these have shape {tuple(rows.shape)}.")
+        x = (rows[None] if rows.ndim == 2 else rows).detach().to(torch.float64)
+        return InputStats(x.mT @ x, x.sum(dim=1), x.shape[1])
+
+    @staticmethod
+    def from_gram(gram: Tensor | InputStats) -> InputStats:
+        """Statistics from a bare Gram matrix (n, n) or (g, n, n); mean and count are then unknown (0).
+
+        Raises:
+            ShapeError: not square.
+            DataError: NaN or infinite values.
+        """
+        if isinstance(gram, InputStats):
+            return gram
+        if gram.ndim not in (2, 3) or gram.shape[-1] != gram.shape[-2]:
+            raise ShapeError(f"gram has shape {tuple(gram.shape)}; give XᵀX of the inputs, (n, n) or (groups, n, n).")
+        if not bool(torch.isfinite(gram).all()):
+            raise DataError("gram holds NaN or infinite values. Calibrate on inputs that are finite.")
+        g = (gram[None] if gram.ndim == 2 else gram).detach().to(torch.float64)
+        return InputStats(g, g.new_zeros(g.shape[:2]), 0)
+
+    def __add__(self, other: InputStats) -> InputStats:
+        """The statistics of both sets of rows together."""
+        gram = self.gram + other.gram.to(self.gram)
+        return InputStats(gram, self.total + other.total.to(self.total), self.count + other.count)
+
+    def mean(self) -> Tensor:
+        """(g, n) mean row."""
+        return self.total / max(self.count, 1)
+
+    def centred(self) -> InputStats:
+        """The statistics of the rows minus their mean; `total` keeps the sum, so that `mean` still gives it."""
+        mu = self.mean()
+        return InputStats(self.gram - self.count * mu[:, :, None] * mu[:, None, :], self.total, self.count)
+
+    def to(self, device: torch.device) -> InputStats:
+        """The same on another device."""
+        if self.gram.device == device:
+            return self
+        return InputStats(self.gram.to(device), self.total.to(device), self.count)
+
+    def require_finite(self, name: str) -> InputStats:
+        """Itself.
+
+        Raises:
+            DataError: the inputs of layer `name` held NaN or infinite values.
+        """
+        if not bool(torch.isfinite(self.gram).all()):
+            raise DataError(
+                f"calibrate: the inputs of layer {name!r} held NaN or infinite values. "
+                "Check the calibration batches and the model's own outputs on them."
+            )
+        return self

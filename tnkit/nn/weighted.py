@@ -1,0 +1,167 @@
+"""One primitive for every weighted low-rank fit: truncation in a metric given by calibration data.
+
+For y = Wx the best rank-r answer in the metric of the inputs minimises ‖F^½ (W − Ŵ) G^½‖_F with G = XᵀX and F a weight
+for each row. With M = F^½ W G^½ = U S Vᵀ it is Ŵ = F^-½ U_r U_rᵀ F^½ W, and the error is Σ_{i>r} S_i² exactly.
+G is never inverted: dead inputs and few samples are no special case.
+
+References:
+    Wang et al., SVD-LLM (arXiv 2403.07378); Hsu et al., FWSVD (arXiv 2207.00112); Yuan et al., ASVD (arXiv 2312.05821).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tnkit.errors import DataError, DTypeError, RankError, ShapeError
+
+__all__ = ["WeightedBasis", "weighted_basis", "weighted_lowrank"]
+
+#: Rows whose weight is below this share of the largest are raised to it, so that F^-½ stays bounded.
+ROW_FLOOR = 1e-6
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WeightedBasis:
+    """The left singular vectors of F^½ W G^½, completed to a basis of the range of F^½ W.
+
+    Attributes:
+        u: (m, k) orthonormal columns in float64, k = min(m, n).
+        s: (k,) singular values of F^½ W G^½, descending, float64; 0 for directions that the metric does not see.
+        root: (m,) F^½, or None where all rows weigh the same.
+        weight: (m, n) W in float64.
+    """
+
+    u: Tensor
+    s: Tensor
+    root: Tensor | None
+    weight: Tensor
+
+    def factors(self, rank: int) -> tuple[Tensor, Tensor]:
+        """B = F^-½ U_r (m, r) and A = U_rᵀ F^½ W (r, n), float64."""
+        u = self.u[:, :rank]
+        left = u if self.root is None else u / self.root[:, None]
+        right = u.mT @ (self.weight if self.root is None else self.root[:, None] * self.weight)
+        return left, right
+
+
+def weighted_basis(weight: Tensor, gram: Tensor | None = None, row_weight: Tensor | None = None) -> WeightedBasis:
+    """Analyse a matrix in the metric of its inputs and rows; every truncation of it is then a slice.
+
+    Args:
+        weight: (m, n) matrix W, any real dtype.
+        gram: (n, n) G = XᵀX of the inputs, or (n,) its diagonal; None for the identity.
+        row_weight: (m,) non-negative weights F of the rows; None for ones.
+
+    Raises:
+        ShapeError: shapes that do not fit together.
+        DataError: NaN or infinite values, or negative row weights.
+        DTypeError: a dtype that is not real floating point.
+
+    Cost:
+        O(mn·min(m, n)) and an eigendecomposition of G where m > n; float64 throughout.
+    """
+    w = _checked(weight, gram, row_weight)
+    root = _row_root(row_weight, w)
+    scaled = w if root is None else root[:, None] * w  # F^½ W, (m, n)
+    if gram is None:
+        u, s, _ = torch.linalg.svd(scaled, full_matrices=False)
+        return WeightedBasis(u, s, root, w)
+    u, s = _seen_directions(scaled, gram.detach().to(w))
+    return WeightedBasis(*_completed(u, s, scaled), root, w)
+
+
+def weighted_lowrank(
+    weight: Tensor, rank: int, gram: Tensor | None = None, row_weight: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The best rank-`rank` factors of a matrix in the metric of its inputs: W ≈ B A.
+
+    At rank min(m, n) the product is W itself, whatever the metric, also where G is singular.
+
+    Args:
+        weight: (m, n) matrix W.
+        rank: 1 … min(m, n).
+        gram: (n, n) XᵀX of the inputs, (n,) its diagonal, or None for plain SVD.
+        row_weight: (m,) weights of the rows (Fisher information), or None.
+
+    Returns:
+        (B, A, spectrum): B (m, rank) and A (rank, n) in the dtype of `weight`; spectrum (min(m, n),) in float64.
+        ‖F^½(W − BA)G^½‖²_F = Σ_{i >= rank} spectrum_i².
+
+    Raises:
+        RankError: `rank` is not in 1 … min(m, n).
+        ShapeError: shapes that do not fit together.
+        DataError: NaN or infinite values.
+
+    Example:
+        >>> import torch
+        >>> from tnkit.nn.weighted import weighted_lowrank
+        >>> w = torch.arange(12.0).reshape(3, 4)
+        >>> b, a, s = weighted_lowrank(w, 2, gram=torch.diag(torch.tensor([1.0, 2.0, 0.0, 1.0])))
+        >>> b.shape, a.shape, bool(torch.allclose(b @ a, w, atol=1e-4))
+        (torch.Size([3, 2]), torch.Size([2, 4]), True)
+    """
+    if weight.ndim == 2 and not (isinstance(rank, int) and 1 <= rank <= min(weight.shape)):
+        raise RankError(
+            f"weighted_lowrank: rank={rank!r} for a {tuple(weight.shape)} matrix. "
+            f"Use an int of 1 … {min(weight.shape)} (the largest is exact)."
+        )
+    basis = weighted_basis(weight, gram, row_weight)
+    left, right = basis.factors(rank)
+    return left.to(weight.dtype), right.to(weight.dtype), basis.s
+
+
+def _checked(weight: Tensor, gram: Tensor | None, row_weight: Tensor | None) -> Tensor:
+    if weight.ndim != 2 or weight.numel() == 0:
+        raise ShapeError(f"weighted low rank takes a non-empty (m, n) matrix; this one has shape {tuple(weight.shape)}.")
+    if not weight.dtype.is_floating_point:
+        raise DTypeError(f"weighted low rank takes real floating-point weights; these are {weight.dtype}.")
+    m, n = weight.shape
+    if gram is not None and tuple(gram.shape) not in ((n, n), (n,)):
+        raise ShapeError(f"gram of shape {tuple(gram.shape)} does not fit {n} inputs. Give ({n}, {n}), or ({n},) for a diagonal.")
+    if row_weight is not None and tuple(row_weight.shape) != (m,):
+        raise ShapeError(f"row_weight of shape {tuple(row_weight.shape)} does not fit {m} rows. Give ({m},).")
+    for name, value in (("weight", weight), ("gram", gram), ("row_weight", row_weight)):
+        if value is not None and not bool(torch.isfinite(value).all()):
+            raise DataError(f"weighted low rank: {name} holds NaN or infinite values. Repair them before compressing.")
+    return weight.detach().to(torch.float64)
+
+
+def _row_root(row_weight: Tensor | None, like: Tensor) -> Tensor | None:
+    if row_weight is None:
+        return None
+    f = row_weight.detach().to(like)
+    if bool((f < 0).any()):
+        raise DataError("weighted low rank: row_weight holds negative values. Fisher information is never negative.")
+    top = f.max()
+    return torch.ones_like(f) if float(top) == 0.0 else f.clamp_min(ROW_FLOOR * top).sqrt()
+
+
+def _seen_directions(scaled: Tensor, gram: Tensor) -> tuple[Tensor, Tensor]:
+    """Left singular vectors and values of scaled · G^½ that stand above rounding, and zeros for the others."""
+    m, n = scaled.shape
+    if gram.ndim == 1:
+        u, s, _ = torch.linalg.svd(scaled * gram.clamp_min(0).sqrt(), full_matrices=False)
+        floor = s[0] * torch.finfo(s.dtype).eps * max(m, n)
+    elif m <= n:
+        energy, vectors = torch.linalg.eigh(scaled @ gram @ scaled.mT)
+        u, s = vectors.flip(-1), energy.flip(-1).clamp_min(0).sqrt()
+        floor = s[0] * (torch.finfo(s.dtype).eps * max(m, n)) ** 0.5
+    else:
+        energy, vectors = torch.linalg.eigh(gram)
+        u, s, _ = torch.linalg.svd((scaled @ vectors) * energy.clamp_min(0).sqrt(), full_matrices=False)
+        floor = s[0] * (torch.finfo(s.dtype).eps * max(m, n)) ** 0.5
+    return u, torch.where(s > floor, s, 0.0)
+
+
+def _completed(u: Tensor, s: Tensor, scaled: Tensor) -> tuple[Tensor, Tensor]:
+    """Replace the directions that the metric does not see by those of what is left of F^½ W, largest first."""
+    seen = int((s > 0).sum())
+    if seen == s.numel():
+        return u, s
+    seen_u = u[:, :seen]
+    rest = scaled - seen_u @ (seen_u.mT @ scaled)
+    others = torch.linalg.svd(rest, full_matrices=False)[0][:, : s.numel() - seen]
+    return torch.linalg.qr(torch.cat([seen_u, others], dim=1))[0], s

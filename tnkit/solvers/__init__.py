@@ -1,0 +1,31 @@
+"""The iteration loop, when it stops, and how it says that it ended."""
+
+from tnkit.solvers.loop import Control, Outcome, Progress, StepInfo, iterate
+from tnkit.solvers.status import (
+    CONVERGED,
+    DIRECT,
+    EPS_NOT_REACHED,
+    FLOOR,
+    INTERRUPTED,
+    MAX_STEPS,
+    REACHED,
+    TIME_LIMIT,
+    Status,
+)
+
+__all__ = [
+    "CONVERGED",
+    "DIRECT",
+    "EPS_NOT_REACHED",
+    "FLOOR",
+    "INTERRUPTED",
+    "MAX_STEPS",
+    "REACHED",
+    "TIME_LIMIT",
+    "Control",
+    "Outcome",
+    "Progress",
+    "Status",
+    "StepInfo",
+    "iterate",
+]
