@@ -1,1 +1,126 @@
-"""tnkit."""
+"""tnkit: tensor networks of arrays, half-observed arrays and trained layers, with the truth about what was lost.
+
+Example:
+    >>> import numpy as np
+    >>> import tnkit as tk
+    >>> x = np.fromfunction(lambda i, j, k: 1.0 / (1 + i + j + k), (20, 20, 20))
+    >>> tk.decompose(x, "tt", eps=1e-3).rel_error <= 1e-3
+    True
+"""
+
+from tnkit.api import Explanation, decompose, error, explain, search
+from tnkit.errors import (
+    BudgetError,
+    DataError,
+    DTypeError,
+    EquationError,
+    FileFormatError,
+    MaskError,
+    MemoryLimitError,
+    MissingExtraError,
+    OptionError,
+    RankError,
+    ShapeError,
+    TnkitError,
+    TnkitWarning,
+    UnknownNameError,
+)
+from tnkit.formats import (
+    BLAST,
+    CP,
+    TT,
+    BLASTSpec,
+    BlockTerm,
+    BlockTT,
+    BlockTTSpec,
+    BTDSpec,
+    Budget,
+    CPSpec,
+    EquationSpec,
+    Format,
+    FormatSpec,
+    HierarchicalTucker,
+    HTSpec,
+    KroneckerSum,
+    KronSpec,
+    LowRank,
+    LowRankSpec,
+    MonarchSpec,
+    Network,
+    RingSpec,
+    Tensorized,
+    TensorRing,
+    TTMatrix,
+    TTMatrixSpec,
+    TTSpec,
+    TubalSpec,
+    TubalSVD,
+    Tucker,
+    TuckerSpec,
+    random_format,
+)
+from tnkit.network import ContractionPlan, Topology, plan
+from tnkit.report import FitReport
+from tnkit.tensorize import Tensorization
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BLAST",
+    "CP",
+    "TT",
+    "BLASTSpec",
+    "BTDSpec",
+    "BlockTT",
+    "BlockTTSpec",
+    "BlockTerm",
+    "Budget",
+    "BudgetError",
+    "CPSpec",
+    "ContractionPlan",
+    "DTypeError",
+    "DataError",
+    "EquationError",
+    "EquationSpec",
+    "Explanation",
+    "FileFormatError",
+    "FitReport",
+    "Format",
+    "FormatSpec",
+    "HTSpec",
+    "HierarchicalTucker",
+    "KronSpec",
+    "KroneckerSum",
+    "LowRank",
+    "LowRankSpec",
+    "MaskError",
+    "MemoryLimitError",
+    "MissingExtraError",
+    "MonarchSpec",
+    "Network",
+    "OptionError",
+    "RankError",
+    "RingSpec",
+    "ShapeError",
+    "TTMatrix",
+    "TTMatrixSpec",
+    "TTSpec",
+    "TensorRing",
+    "Tensorization",
+    "Tensorized",
+    "TnkitError",
+    "TnkitWarning",
+    "Topology",
+    "TubalSVD",
+    "TubalSpec",
+    "Tucker",
+    "TuckerSpec",
+    "UnknownNameError",
+    "__version__",
+    "decompose",
+    "error",
+    "explain",
+    "plan",
+    "random_format",
+    "search",
+]

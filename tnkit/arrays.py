@@ -21,6 +21,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.dlpack import from_dlpack
 
 from tnkit.errors import DataError, DTypeError, MemoryLimitError
 from tnkit.registry import Registry
@@ -115,11 +116,11 @@ def _raw(x: Any, name: str) -> tuple[Tensor, Callable[[Tensor], Any]]:
         if found is not None:
             inner, wrap = found
             raw, back = _raw(inner, name)
-            return raw, lambda t: wrap(back(t))
+            return raw, _then(back, wrap)
     if isinstance(x, np.ndarray):
         return _from_numpy(x, name), _back_to_numpy(x.dtype)
     if hasattr(x, "__dlpack__") and hasattr(x, "__dlpack_device__"):
-        raw = torch.from_dlpack(x)
+        raw = from_dlpack(x)
         return raw, _back_to_torch(raw.dtype)
     try:
         array = np.asarray(x)
@@ -128,6 +129,10 @@ def _raw(x: Any, name: str) -> tuple[Tensor, Callable[[Tensor], Any]]:
             f"{name} could not be read as an array ({error}). Give nested lists of equal lengths."
         ) from None
     return _from_numpy(array, name), _back_to_numpy(array.dtype)
+
+
+def _then(first: Callable[[Tensor], Any], second: Callable[[Any], Any]) -> Callable[[Tensor], Any]:
+    return lambda t: second(first(t))
 
 
 def _from_numpy(array: np.ndarray[Any, Any], name: str) -> Tensor:
@@ -207,8 +212,8 @@ def check_dense_size(shape: Sequence[int], dtype: torch.dtype, device: torch.dev
     free = _free_bytes(device)
     if free is not None and needed > free:
         raise MemoryLimitError(
-            f"{what} of shape {tuple(shape)} would take {needed / 2**30:,.1f} GiB as {dtype}, and {free / 2**30:,.1f} GiB "
-            "are free. Ask for parts of it: slices, at(indices), or sums over modes."
+            f"{what} of shape {tuple(shape)} would take {needed / 2**30:,.1f} GiB as {dtype}, and "
+            f"{free / 2**30:,.1f} GiB are free. Ask for parts of it: slices, at(indices), or sums over modes."
         )
 
 

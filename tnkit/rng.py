@@ -23,7 +23,7 @@ from tnkit.errors import OptionError
 
 __all__ = ["RngLike", "generator", "normal"]
 
-RngLike: TypeAlias = "None | int | torch.Generator | np.random.Generator"
+RngLike: TypeAlias = "int | torch.Generator | np.random.Generator | None"
 
 
 def generator(rng: RngLike = None, device: torch.device | str = "cpu") -> torch.Generator:

@@ -113,3 +113,7 @@ class Method(ABC):
     def takes(self, format_name: str) -> bool:
         """Whether it fits this format."""
         return "*" in self.formats or format_name in self.formats
+
+    def suits(self, layout: Layout) -> bool:
+        """Whether it fits this very layout, where the format's name does not say enough (a tree among networks)."""
+        return True

@@ -6,6 +6,7 @@ from tnkit.formats.budget import Budget, as_budget
 from tnkit.formats.chains import TT, RingSpec, TensorRing, TTSpec
 from tnkit.formats.cp import CP, CPSpec
 from tnkit.formats.ht import HierarchicalTucker, HTSpec, Tree, balanced_tree, linear_tree, tree_leaves, tree_nodes
+from tnkit.formats.io import load, save
 from tnkit.formats.layout import FormatSpec, Layout, matricization
 from tnkit.formats.matrices import (
     BLAST,
@@ -70,12 +71,14 @@ __all__ = [
     "grow_within",
     "indexing",
     "linear_tree",
+    "load",
     "matricization",
     "operations",
     "random_format",
     "random_tensors",
     "ranks_within",
     "resolve_ranks",
+    "save",
     "tree_leaves",
     "tree_nodes",
 ]

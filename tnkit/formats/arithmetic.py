@@ -28,9 +28,16 @@ def modes_of(topology: Topology, prefix: str) -> Topology:
     return topology.relabel(names | {label: f"i{k}" for k, label in enumerate(topology.output)})
 
 
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    product: Tensor = torch.linalg.vecdot(a.flatten(), b.flatten())
+    return product
+
+
 def _same_shape(a: Format, b: Format, what: str) -> None:
     if a.shape != b.shape:
-        raise ShapeError(f"Cannot {what} a {a.name} of shape {a.shape} and a {b.name} of shape {b.shape}; shapes must be equal.")
+        raise ShapeError(
+            f"Cannot {what} a {a.name} of shape {a.shape} and a {b.name} of shape {b.shape}; shapes must be equal."
+        )
 
 
 def _same_structure(a: Format, b: Format) -> bool:
@@ -86,8 +93,12 @@ def _choice(a: Format, b: Format) -> Network:
         dense_a, dense_b = _dense(a), _dense(b)
         return Network((dense_a.nodes[0] + dense_b.nodes[0],), dense_a.graph)
     dtype = torch.promote_types(a.dtype, b.dtype)
-    nodes = [_or_ones(t.to(dtype), labels, top_a.output, 0) for t, labels in zip(a.tensors(), top_a.inputs, strict=True)]
-    nodes += [_or_ones(t.to(dtype), labels, top_b.output, 1) for t, labels in zip(b.tensors(), top_b.inputs, strict=True)]
+    nodes = [
+        _or_ones(t.to(dtype), labels, top_a.output, 0) for t, labels in zip(a.tensors(), top_a.inputs, strict=True)
+    ]
+    nodes += [
+        _or_ones(t.to(dtype), labels, top_b.output, 1) for t, labels in zip(b.tensors(), top_b.inputs, strict=True)
+    ]
     inputs = tuple(("+", *labels) for labels in top_a.inputs + top_b.inputs)
     return Network(tuple(nodes), Topology(inputs, top_a.output))
 
@@ -119,10 +130,10 @@ def inner(a: Format, b: Format) -> Tensor:
     """⟨a, b⟩ = Σ conj(a)·b, by contraction of both networks; 0-d."""
     _same_shape(a, b, "take the inner product of")
     if a.view() != b.view() or ((plan := a.view()) is not None and plan.pads):
-        return torch.linalg.vecdot(a.to_dense().flatten(), b.to_dense().flatten())
+        return _dot(a.to_dense(), b.to_dense())
     top_a, top_b = modes_of(a.topology(), "a"), modes_of(b.topology(), "b")
     if any(c is not None for c in top_a.constants + top_b.constants):
-        return torch.linalg.vecdot(a.to_dense().flatten(), b.to_dense().flatten())
+        return _dot(a.to_dense(), b.to_dense())
     joined = Topology(top_a.inputs + top_b.inputs, ())
     dtype = torch.promote_types(a.dtype, b.dtype)
     return contract(joined, [t.conj().to(dtype) for t in a.tensors()] + [t.to(dtype) for t in b.tensors()])
@@ -157,7 +168,8 @@ def _matmul_matrix(a: Format, b: Tensor, plan: Tensorization) -> Tensor:
     """A matrix that was padded and reshaped, times a dense tensor, factored: pad and reshape the operand instead."""
     split = _row_split(plan)
     if split is None:
-        return torch.tensordot(a.to_dense(), b, dims=1)
+        dense: Tensor = torch.tensordot(a.to_dense(), b, dims=1)
+        return dense
     rows, padded = split
     columns = plan.out_shape[rows:]
     batch = tuple(b.shape[1:])
@@ -207,7 +219,9 @@ def matmul_lowrank(a: LowRank, b: LowRank) -> LowRank:
 def matmul_ttm(a: TTMatrix, b: TTMatrix) -> Format:
     """All column modes of `a` with all row modes of `b`; ranks multiply. Split orders go by networks."""
     if a.shape[a.row_modes :] != b.shape[: b.row_modes]:
-        raise ShapeError(f"Cannot multiply TT matrices: columns {a.shape[a.row_modes:]} against rows {b.shape[: b.row_modes]}.")
+        raise ShapeError(
+            f"Cannot multiply TT matrices: columns {a.shape[a.row_modes :]} against rows {b.shape[: b.row_modes]}."
+        )
     if a.order == b.order == "interleaved":
         cores = [
             torch.einsum("amnb,cnpd->acmpbd", x, y).reshape(x.shape[0] * y.shape[0], x.shape[1], y.shape[2], -1)
@@ -221,7 +235,9 @@ def matmul_ttm(a: TTMatrix, b: TTMatrix) -> Format:
 def matmul_ttm_tt(a: TTMatrix, b: TT) -> Format:
     """All column modes of `a` with all modes of `b`; ranks multiply."""
     if a.shape[a.row_modes :] != b.shape:
-        raise ShapeError(f"Cannot multiply a TT matrix with columns {a.shape[a.row_modes:]} and a TT of shape {b.shape}.")
+        raise ShapeError(
+            f"Cannot multiply a TT matrix with columns {a.shape[a.row_modes :]} and a TT of shape {b.shape}."
+        )
     if a.order == "interleaved":
         cores = [
             torch.einsum("amnb,cnd->acmbd", x, y).reshape(x.shape[0] * y.shape[0], x.shape[1], -1)

@@ -352,4 +352,6 @@ def require_network(value: Format) -> None:
         shapes = ", ".join(str(tuple(t.shape)) for t in tensors)
         raise ShapeError(f"{type(value).__name__} from tensors of shapes {shapes}: {error}") from None
     if len({t.device for t in tensors}) > 1:
-        raise ShapeError(f"{type(value).__name__}: tensors stand on several devices: {sorted({str(t.device) for t in tensors})}.")
+        raise ShapeError(
+            f"{type(value).__name__}: tensors stand on several devices: {sorted({str(t.device) for t in tensors})}."
+        )

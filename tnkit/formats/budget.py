@@ -53,7 +53,7 @@ class Budget:
                     f"Budget({field.name}={value!r}) is no number. An int is a count, a float a fraction."
                 )
             zero_is_fine = field.name in {"max_error", "max_drop"}
-            if not (value >= 0 if zero_is_fine else value > 0):
+            if not (float(value) >= 0 if zero_is_fine else float(value) > 0):
                 raise BudgetError(f"Budget({field.name}={value!r}) leaves nothing. Give a positive number.")
 
     def max_params(self, dense: int, dtype: torch.dtype = torch.float64) -> int | None:

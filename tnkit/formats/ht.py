@@ -116,11 +116,18 @@ class HierarchicalTucker(Format):
         tree = _as_tree(static["tree"])
         kinds = list(tree_nodes(tree))
         if len(kinds) != len(tensors):
-            raise ShapeError(f"HierarchicalTucker over tree {tree} has {len(kinds)} nodes; {len(tensors)} tensors were given.")
+            raise ShapeError(
+                f"HierarchicalTucker over tree {tree} has {len(kinds)} nodes; {len(tensors)} tensors were given."
+            )
         axes = [2 if isinstance(kind, int) else 3 for kind in kinds]
-        value = cls(tuple(require_axes(t, n, f"tree node {k}") for k, (t, n) in enumerate(zip(tensors, axes, strict=True))), tree)
+        value = cls(
+            tuple(require_axes(t, n, f"tree node {k}") for k, (t, n) in enumerate(zip(tensors, axes, strict=True))),
+            tree,
+        )
         if tensors[0].shape[-1] != 1:
-            raise ShapeError(f"The root of a HierarchicalTucker must end with rank 1; its shape is {tuple(tensors[0].shape)}.")
+            raise ShapeError(
+                f"The root of a HierarchicalTucker must end with rank 1; its shape is {tuple(tensors[0].shape)}."
+            )
         require_network(value)
         return value
 

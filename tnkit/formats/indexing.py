@@ -45,7 +45,9 @@ def normalize_indices(indices: Any, shape: Sequence[int], device: torch.device) 
         raise OptionError(f"indices have dtype {found.dtype}; whole numbers are needed.")
     table = found.to(device=device, dtype=torch.int64)
     if table.ndim != 2 or table.shape[1] != len(shape):
-        raise ShapeError(f"indices of shape {tuple(table.shape)} do not fit {len(shape)} modes; give (N, {len(shape)}).")
+        raise ShapeError(
+            f"indices of shape {tuple(table.shape)} do not fit {len(shape)} modes; give (N, {len(shape)})."
+        )
     if not isinstance(indices, Tensor) and bool((found != found.round()).any()):
         raise OptionError("indices hold numbers that are not whole.")
     sizes = table.new_tensor(list(shape))
@@ -156,7 +158,7 @@ def _dense_network(t: Tensor) -> Network:
 def _tidy(kind: type, network: Network) -> Format:
     """The result in the format it came from, where modes that are gone can be absorbed."""
     if kind in (TT, TensorRing):
-        return kind.from_tensors(_absorb_chain(network.nodes))  # type: ignore[attr-defined, no-any-return]
+        return kind.from_tensors(_absorb_chain(network.nodes))
     if kind is CP:
         weights = network.nodes[0]
         factors = []

@@ -5,11 +5,11 @@ An array of another order is read as a matrix first (leading modes are rows), an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from math import ceil, log, prod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor
 
@@ -83,11 +83,15 @@ class LowRank(Format):
         return ("r",)
 
 
-def _checked(cls: Any, tensors: Sequence[Tensor], topology: Topology) -> Any:
+M = TypeVar("M", bound=Format)
+
+
+def _checked(cls: Callable[..., M], tensors: Sequence[Tensor], topology: Topology) -> M:
+    name = getattr(cls, "__name__", "matrix")
     if len(tensors) != len(topology.parameters):
-        raise ShapeError(f"{cls.__name__} has {len(topology.parameters)} tensors; {len(tensors)} were given.")
+        raise ShapeError(f"{name} has {len(topology.parameters)} tensors; {len(tensors)} were given.")
     pairs = zip(tensors, topology.inputs, strict=True)
-    parts = [require_axes(t, len(labels), f"{cls.__name__} part {k}") for k, (t, labels) in enumerate(pairs)]
+    parts = [require_axes(t, len(labels), f"{name} part {k}") for k, (t, labels) in enumerate(pairs)]
     value = cls(*parts)
     require_network(value)
     return value
@@ -237,7 +241,9 @@ class TTMatrix(Format):
     name: ClassVar[str] = "ttm"
 
     @classmethod
-    def from_cores(cls, cores: Sequence[Tensor], *, row_modes: int | None = None, order: str = "interleaved") -> TTMatrix:
+    def from_cores(
+        cls, cores: Sequence[Tensor], *, row_modes: int | None = None, order: str = "interleaved"
+    ) -> TTMatrix:
         """A checked TT matrix.
 
         Args:
@@ -297,7 +303,9 @@ class LowRankSpec(FormatSpec):
         plan = matricization(n, self.row_modes)
         m, k = plan.out_shape
         cap = (min(m, k),)
-        return Layout(self.name, LowRank, n, LOW_RANK, {"o": m, "i": k}, ("r",), cap, cap, tensorization=_unless_identity(plan))
+        return Layout(
+            self.name, LowRank, n, LOW_RANK, {"o": m, "i": k}, ("r",), cap, cap, tensorization=_unless_identity(plan)
+        )
 
 
 def _unless_identity(plan: Tensorization) -> Tensorization | None:
@@ -454,7 +462,9 @@ class TTMatrixSpec(FormatSpec):
         n = require_shape(shape, name="A TT matrix")
         rows, columns = self._factors(n)
         if self.order == "interleaved" and len(rows) != len(columns):
-            raise OptionError(f"TTMatrixSpec rows={rows} and columns={columns} must be equally many; or use order='split'.")
+            raise OptionError(
+                f"TTMatrixSpec rows={rows} and columns={columns} must be equally many; or use order='split'."
+            )
         plan = _blocked(n, rows, columns, self.row_modes, "TT matrix")
         topology = ttm_topology(len(rows), len(columns), self.order)
         chain = len(topology.inputs)

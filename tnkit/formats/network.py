@@ -58,7 +58,12 @@ class Network(Format):
         if len(tensors) != len(graph.parameters):
             raise ShapeError(f"Network {graph} has {len(graph.parameters)} tensors; {len(tensors)} were given.")
         labels = [graph.inputs[k] for k in graph.parameters]
-        value = cls(tuple(require_axes(t, len(ls), f"Tensor {k}") for k, (t, ls) in enumerate(zip(tensors, labels, strict=True))), graph)
+        value = cls(
+            tuple(
+                require_axes(t, len(ls), f"Tensor {k}") for k, (t, ls) in enumerate(zip(tensors, labels, strict=True))
+            ),
+            graph,
+        )
         require_network(value)
         return value
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 from tnkit.errors import BudgetError, RankError
 from tnkit.formats.layout import Layout
@@ -45,13 +45,13 @@ def resolve_ranks(layout: Layout, rank: RankLike) -> tuple[int, ...]:
         _require_positive(layout, "", int(rank))
         return tuple(min(int(rank), cap) for cap in layout.caps)
     if isinstance(rank, Real):
-        if not 0 < float(rank):
+        if not float(rank) > 0:
             raise RankError(f"{layout.name} rank={rank} as a fraction of the dense entries must be above 0.")
         return ranks_within(layout, int(float(rank) * layout.dense_size))
     if isinstance(rank, Mapping):
         return _from_mapping(layout, rank)
     try:
-        entries = tuple(rank)
+        entries = tuple(cast("Sequence[int]", rank))
     except TypeError:
         raise RankError(
             f"{layout.name} rank={rank!r} is not a rank. Use an int, a tuple, a dict, a fraction or 'same'."
@@ -93,8 +93,8 @@ def _from_sequence(layout: Layout, entries: tuple[object, ...]) -> tuple[int, ..
         plain = _require_positive(layout, f" at bond {layout.bonds[k]}", value)
         if plain > cap:
             raise RankError(
-                f"{layout.name} rank {plain} at bond {layout.bonds[k]} exceeds {cap}, the most that shape {layout.shape} "
-                f"admits there. Use rank<={cap}, or give eps= instead."
+                f"{layout.name} rank {plain} at bond {layout.bonds[k]} exceeds {cap}, the most that shape "
+                f"{layout.shape} admits there. Use rank<={cap}, or give eps= instead."
             )
         ranks.append(plain)
     return tuple(ranks)
@@ -115,8 +115,8 @@ def ranks_within(layout: Layout, max_params: int, caps: Sequence[int] | None = N
     least = layout.n_params((1,) * len(limits))
     if least > max_params:
         raise BudgetError(
-            f"{layout.name} over shape {layout.shape} needs {least} parameters at rank 1, but the budget is {max_params}. "
-            f"Allow at least {least}, or take a smaller format."
+            f"{layout.name} over shape {layout.shape} needs {least} parameters at rank 1, but the budget is "
+            f"{max_params}. Allow at least {least}, or take a smaller format."
         )
 
     def clipped(r: int) -> tuple[int, ...]:

@@ -32,4 +32,6 @@ def as_spec(format: str | FormatSpec | Topology) -> FormatSpec:
             return EquationSpec(Topology.parse(format))
         spec: FormatSpec = FORMATS.get(format)
         return spec
-    raise OptionError(f"format={format!r} is not known. Give a name such as 'tt', a spec such as TTSpec(), or an equation.")
+    raise OptionError(
+        f"format={format!r} is not known. Give a name such as 'tt', a spec such as TTSpec(), or an equation."
+    )

@@ -22,7 +22,7 @@ __all__ = ["TubalSVD", "TubalSpec"]
 
 @lru_cache(maxsize=128)
 def tubal_topology(depths: tuple[int, ...]) -> Topology:
-    """left (i0, r, s…) and right (r, i1, t…); each s_k and t_k goes through a DFT to one frequency f_k, and back to i_k."""
+    """Left (i0, r, s…) and right (r, i1, t…); each s_k and t_k goes through a DFT to one frequency f_k, and back to i_k."""
     modes = range(2, 2 + len(depths))
     left = ("i0", "r", *(f"s{k}" for k in modes))
     right = ("r", "i1", *(f"t{k}" for k in modes))
@@ -68,7 +68,9 @@ class TubalSVD(Format):
     def from_tensors(cls, tensors: Sequence[Tensor], **static: Any) -> TubalSVD:
         """See `from_parts`."""
         if len(tensors) != 2 or any(t.ndim < 2 for t in tensors) or tensors[0].ndim != tensors[1].ndim:
-            raise ShapeError("TubalSVD needs two tensors (n0, r, n2 …) and (r, n1, n2 …) of equally many axes, at least 2.")
+            raise ShapeError(
+                "TubalSVD needs two tensors (n0, r, n2 …) and (r, n1, n2 …) of equally many axes, at least 2."
+            )
         left, right = tensors
         if left.shape[2:] != right.shape[2:] or left.shape[1] != right.shape[0] or 0 in left.shape or 0 in right.shape:
             raise ShapeError(

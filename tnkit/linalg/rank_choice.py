@@ -242,8 +242,10 @@ class _Problem:
         most = []
         for b in range(d):
             up = least[b]
-            while up < self.high[b] and up - least[b] <= _EXHAUSTIVE and (
-                self.cost(_put(least, b, up + 1)) < self.cost(best)
+            while (
+                up < self.high[b]
+                and up - least[b] <= _EXHAUSTIVE
+                and (self.cost(_put(least, b, up + 1)) < self.cost(best))
             ):
                 up += 1
             most.append(up)

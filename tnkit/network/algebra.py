@@ -32,8 +32,8 @@ LINK = "+"
 def block_labels(topology: Topology) -> tuple[str, ...]:
     """The internal labels that a sum makes longer; the others only need to be long enough for both.
 
-    One label that touches every parameter node is enough (the hyperedge of CP, block terms, BLAST …); otherwise all that
-    touch two parameter nodes are taken. Labels of constant nodes cannot grow.
+    One label that touches every parameter node is enough (the hyperedge of CP, block terms, BLAST …); otherwise all
+    that touch two parameter nodes are taken. Labels of constant nodes cannot grow.
     """
     fixed = {label for k, c in enumerate(topology.constants) if c is not None for label in topology.inputs[k]}
     joints = [

@@ -22,7 +22,7 @@ __all__ = ["environment", "environment_topology", "gram_topology"]
 
 
 def environment_topology(topology: Topology, node: int) -> Topology:
-    """The network without `node`: its open labels are those the node shares with the rest, then the outputs of the rest.
+    """The network without `node`: its open labels are those it shares with the rest, then the outputs of the rest.
 
     Args:
         topology: of at least two nodes.

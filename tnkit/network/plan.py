@@ -1,13 +1,13 @@
 """ContractionPlan: the order in which a network is contracted, found once per topology and sizes.
 
-Path search is opt_einsum's, or that of a provider (cotengra, after `import tnkit.interop.cotengra`). A plan, its run and
-its printed table are three things, and a plan is a plain value that can be kept in a module.
+Path search is opt_einsum's, or that of a provider (cotengra, after `import tnkit.interop.cotengra`). A plan, its run
+and its printed table are three things, and a plan is a plain value that can be kept in a module.
 
 Example:
     >>> from tnkit.network import Topology, plan
     >>> p = plan(Topology.parse("ia,ajb,bk->ijk"), ((4, 2), (2, 5, 3), (3, 6)))
     >>> p.flops
-    960
+    840
 """
 
 from __future__ import annotations
@@ -184,9 +184,12 @@ def _steps(topology: Topology, sizes: dict[str, int], path: Sequence[Sequence[in
     return tuple(steps)
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _compiled_plan(topology: Topology, shapes: tuple[Shape, ...], optimize: str) -> ContractionPlan:
     return _plan(topology, shapes, optimize)
+
+
+# What `torch.compiler.assume_constant_result` sets; calling that would import the whole compiler (a second) with tnkit.
+_compiled_plan._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def contract(topology: Topology, tensors: Sequence[Tensor], *, optimize: str = "auto") -> Tensor:
@@ -205,5 +208,6 @@ def contract(topology: Topology, tensors: Sequence[Tensor], *, optimize: str = "
     """
     shapes = tuple(tuple(t.shape) for t in tensors)
     if torch.compiler.is_compiling():
-        return _compiled_plan(topology, shapes, optimize).run(tensors)
+        constant: ContractionPlan = _compiled_plan(topology, shapes, optimize)
+        return constant.run(tensors)
     return _plan(topology, shapes, optimize).run(tensors)

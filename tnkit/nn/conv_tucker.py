@@ -82,5 +82,7 @@ class ConvTucker:
 def leading(unfolding: Tensor, rank: int) -> Tensor:
     """The `rank` leading left singular vectors of an unfolding (n, rest), shape (n, rank)."""
     if unfolding.shape[0] <= unfolding.shape[1]:
-        return torch.linalg.eigh(unfolding @ unfolding.mT)[1].flip(-1)[:, :rank]
-    return torch.linalg.svd(unfolding, full_matrices=rank > unfolding.shape[1])[0][:, :rank]
+        vectors: Tensor = torch.linalg.eigh(unfolding @ unfolding.mT)[1].flip(-1)
+    else:
+        vectors = torch.linalg.svd(unfolding, full_matrices=rank > unfolding.shape[1])[0]
+    return vectors[:, :rank]

@@ -1,7 +1,7 @@
 """The pivoted form of a rank-r matrix: r(m + n − r) numbers instead of r(m + n), exact, with no gauge left over.
 
-A rank-r matrix equals P [I; C] B, where B holds r of its own rows and C says how the others follow from them. Good pivots
-keep C bounded: partial-pivoting LU chooses them and maxvol swaps improve them until no entry of C exceeds `bound`.
+A rank-r matrix equals P [I; C] B, where B holds r of its own rows and C says how the others follow from them. Good
+pivots keep C bounded: partial-pivoting LU chooses them and maxvol swaps improve them until no entry of C exceeds `bound`.
 
 References:
     Goreinov et al., How to find a good submatrix (2010), doi:10.1142/9789812836021_0015.
@@ -44,7 +44,9 @@ def pivot_rows(basis: Tensor, *, bound: float = 1.1, max_steps: int = 500) -> tu
         ([1, 2], True)
     """
     if basis.ndim != 2 or basis.shape[0] < basis.shape[1] or basis.shape[1] < 1:
-        raise ShapeError(f"pivot_rows takes a tall (m, r) matrix with m >= r >= 1; this one has shape {tuple(basis.shape)}.")
+        raise ShapeError(
+            f"pivot_rows takes a tall (m, r) matrix with m >= r >= 1; this one has shape {tuple(basis.shape)}."
+        )
     m, r = basis.shape
     order = _lu_order(basis)
     if m == r:

@@ -5,7 +5,7 @@ Example:
     >>> from tnkit.nn.views import conv_matrix_view
     >>> view = conv_matrix_view((8, 3, 5, 5), groups=1)
     >>> print(view.plan)
-    (8, 3, 5, 5) -> merge -> (8, 75)
+    (8, 3, 5, 5) -> reshape (8, 75)
 """
 
 from __future__ import annotations
@@ -49,28 +49,20 @@ class WeightView:
 
 def matrix_view(shape: tuple[int, ...], *, transposed: bool = False) -> WeightView:
     """A (out, in) weight as it is; with `transposed`, an (in, out) weight as its transpose."""
-    return WeightView(Tensorization.of(shape, order=(1, 0) if transposed else None))
+    plan = Tensorization.start(shape)
+    return WeightView(plan.permute((1, 0)) if transposed else plan)
 
 
 def conv_matrix_view(shape: tuple[int, ...], groups: int) -> WeightView:
     """A convolution kernel (o, i/g, *k) as g matrices (o/g, i/g·Πk)."""
-    out, *rest = shape
-    if groups == 1:
-        return WeightView(Tensorization.of(shape, merged=(1, len(rest))))
-    split = ((groups, out // groups), *((n,) for n in rest))
-    return WeightView(Tensorization.of(shape, split=split, merged=(1, 1, len(rest))), groups)
+    return _grouped(shape, groups, (prod(shape[1:]),))
 
 
 def conv_tensor_view(shape: tuple[int, ...], groups: int) -> WeightView:
     """A convolution kernel (o, i/g, *k) as g tensors (o/g, i/g, Πk)."""
-    out, *rest = shape
-    kernel = len(rest) - 1
-    if groups == 1:
-        return WeightView(Tensorization.of(shape, merged=(1, 1, kernel)))
-    split = ((groups, out // groups), *((n,) for n in rest))
-    return WeightView(Tensorization.of(shape, split=split, merged=(1, 1, 1, kernel)), groups)
+    return _grouped(shape, groups, (shape[1], prod(shape[2:])))
 
 
-def kernel_size(view: WeightView) -> int:
-    """The number of kernel positions of a tensor view."""
-    return prod(view.shape[2:])
+def _grouped(shape: tuple[int, ...], groups: int, rest: tuple[int, ...]) -> WeightView:
+    leading = (shape[0],) if groups == 1 else (groups, shape[0] // groups)
+    return WeightView(Tensorization.start(shape).reshape((*leading, *rest)), groups)

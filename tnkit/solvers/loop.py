@@ -67,7 +67,11 @@ class Control:
 
     def within(self, time_limit_s: float | None) -> Control:
         """The same, with at most this many seconds from now."""
-        return self if time_limit_s is None else replace(self, deadline=min(self.deadline, time.monotonic() + time_limit_s))
+        return (
+            self
+            if time_limit_s is None
+            else replace(self, deadline=min(self.deadline, time.monotonic() + time_limit_s))
+        )
 
     @property
     def out_of_time(self) -> bool:
@@ -140,5 +144,3 @@ def _settled(history: list[StepInfo], control: Control) -> bool:
     before = min(info.error for info in history[: -control.patience])
     now = min(info.error for info in history[-control.patience :])
     return before - now <= control.tol * before
-
-

@@ -48,7 +48,9 @@ REACHED = Status("reached", True, "the error that was asked for was reached")
 MAX_STEPS = Status(
     "max_steps", False, "stopped before it had settled; raise max_steps, or accept the error that is reported"
 )
-TIME_LIMIT = Status("time_limit", False, "the time was up; this is the best so far, give more time_limit_s for a better one")
+TIME_LIMIT = Status(
+    "time_limit", False, "the time was up; this is the best so far, give more time_limit_s for a better one"
+)
 INTERRUPTED = Status("interrupted", False, "interrupted from the keyboard; this is the best so far")
 EPS_NOT_REACHED = Status(
     "eps_not_reached",

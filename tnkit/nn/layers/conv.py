@@ -177,8 +177,9 @@ class FactoredConv2d(FactoredModule):
             x = self._stage(stage, x, None)
         if not self.pivoted:
             return self._stage(self.stages[-1], x, self.bias)
-        others = self._stage(self.stages[-1], x, None)
-        y = torch.cat([x, others], dim=-3).index_select(-3, self.order)
+        if self.last.shape[0] > 0:  # at rank o every channel is a pivot
+            x = torch.cat([x, self._stage(self.stages[-1], x, None)], dim=-3)
+        y = x.index_select(-3, self.order)
         return y if self.bias is None else y + self.bias[:, None, None]
 
     def _stage(self, stage: ConvStage, x: Tensor, bias: Tensor | None) -> Tensor:

@@ -72,7 +72,12 @@ class FactoredModule(nn.Module, abc.ABC):
         return self.forward_materialized(x)
 
     def _factored_is_faster(self, x: Tensor) -> bool:
-        if torch.compiler.is_compiling() or torch.jit.is_tracing() or type(x) not in (Tensor, nn.Parameter) or x.is_meta:
+        if (
+            torch.compiler.is_compiling()
+            or torch.jit.is_tracing()
+            or type(x) not in (Tensor, nn.Parameter)
+            or x.is_meta
+        ):
             return True
         if x.is_nested or (x.is_cuda and torch.cuda.is_current_stream_capturing()):
             return True

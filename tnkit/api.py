@@ -1,0 +1,314 @@
+"""The front doors: decompose, search, explain. Conversion at the boundary, the automatic choice, errors with context."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import isfinite, prod
+from numbers import Real
+from typing import Any
+
+import torch
+
+from tnkit.arrays import ArrayLike, as_tensor, require_finite
+from tnkit.decompose import Target, as_method, methods_for, relative_error, run
+from tnkit.errors import BudgetError, OptionError, ShapeError
+from tnkit.formats import Budget, Format, FormatSpec, Layout, RankLike, as_budget, as_spec, resolve_ranks
+from tnkit.network import Topology
+from tnkit.report import FitReport, listening
+from tnkit.rng import RngLike, generator
+from tnkit.search import Portfolio, SearchResult
+from tnkit.solvers import Control, StepInfo
+
+__all__ = ["Explanation", "decompose", "error", "explain", "search"]
+
+FormatLike = str | FormatSpec | Topology
+
+
+def decompose(
+    x: ArrayLike,
+    format: FormatLike = "auto",
+    *,
+    rank: RankLike | None = None,
+    eps: float | None = None,
+    budget: Budget | int | float | None = None,
+    method: Any = "auto",
+    time_limit_s: float | None = None,
+    progress: bool | Callable[[StepInfo], None] | None = None,
+    rng: RngLike = 0,
+) -> FitReport:
+    """Decompose an array into a small tensor network.
+
+    At least one of `rank`, `eps` and `budget` is given, and all that are given hold: the smallest result that keeps the
+    limits of rank and size, and reaches `eps`; where it cannot, the status says so.
+
+    Args:
+        x: a NumPy array, a torch tensor, nested lists, or a registered kind; it is never changed. Half types are
+            computed in float32.
+        format: a name ("tt", "tr", "tucker", "cp", "ht", "btd", "ttm", "lowrank", "btt", "monarch", "blast", "kron",
+            "tubal"), a spec such as `TTMatrixSpec(rows=(4, 8))`, an equation such as "ia,ajb,bk->ijk", or "auto".
+        rank: an int (for every bond, clipped to what the shape admits), a sequence (as given; too large is an error), a
+            mapping by bond, or a fraction of the dense entries ("same" = 1.0).
+        eps: relative Frobenius error that the result must not exceed, 0 or more.
+        budget: stored real numbers: an int is a count, a float a fraction of the dense ones; or a `Budget`.
+        method: "auto", a name, or a config such as `HOOI(max_steps=30)`.
+        time_limit_s: seconds after which iterative methods return their best so far.
+        progress: True for a progress bar on standard error, or a function that hears of every step.
+        rng: a seed or a generator; 0 by default, so that the same call gives the same answer.
+
+    Returns:
+        A `FitReport`: `.tensor`, `.rel_error` (measured, see `.error_kind`), `.status`, `.method`, `.n_params` …
+
+    Raises:
+        DataError: `x` holds NaN or infinite values, is empty or a scalar.
+        RankError, BudgetError, OptionError, EquationError, ShapeError, UnknownNameError: what is asked cannot be.
+
+    Example:
+        >>> import numpy as np, tnkit as tk
+        >>> i, j, k = np.ogrid[:20, :20, :20]
+        >>> fit = tk.decompose(1.0 / (1 + i + j + k), "tt", eps=1e-3)
+        >>> fit.rel_error <= 1e-3, fit.n_params < 800
+        (True, True)
+    """
+    request = _request(x, rank=rank, eps=eps, budget=budget)
+    asked = _in_words(rank, request.eps, budget)
+    with listening(progress) as hear:
+        control = Control(progress=hear).within(_time_limit(time_limit_s))
+        gen = generator(rng, request.tensor.device)
+        if isinstance(format, str) and format == "auto":
+            if rank is not None:
+                raise OptionError(
+                    f'rank={rank!r} with format "auto" says nothing. Give eps= or budget=, or name a format.'
+                )
+            if method != "auto":
+                raise OptionError(
+                    f'method={method!r} with format "auto" says nothing. Name a format, or leave method out.'
+                )
+            portfolio = Portfolio() if time_limit_s is None else Portfolio(time_limit_s=time_limit_s)
+            found = portfolio.search(
+                request.tensor,
+                request.norm(),
+                eps=request.eps,
+                max_params=request.max_params,
+                rng=gen,
+                control=control,
+                asked=asked,
+            )
+            return found.best.fit
+        spec = as_spec(format)
+        layout = spec.layout(tuple(request.tensor.shape))
+        target = _target(layout, rank, request)
+        as_method(method, layout, target)
+        return run(
+            request.tensor,
+            request.norm(),
+            spec,
+            layout,
+            target,
+            method=method,
+            rng=gen,
+            control=control,
+            dtype=request.dtype,
+            asked=asked,
+        )
+
+
+def search(
+    x: ArrayLike,
+    *,
+    eps: float | None = None,
+    budget: Budget | int | float | None = None,
+    strategy: Portfolio | str = "portfolio",
+    time_limit_s: float | None = None,
+    progress: bool | Callable[[StepInfo], None] | None = None,
+    rng: RngLike = 0,
+) -> SearchResult:
+    """Try structures and give the Pareto front of (size, error).
+
+    Args:
+        x: as for `decompose`.
+        eps: relative error that is to be reached with the fewest numbers.
+        budget: size within which the error is to be least.
+        strategy: "portfolio" (every named format and unfolding), or a config.
+        time_limit_s: no new iterative fit is started after this.
+        progress: as for `decompose`.
+        rng: a seed or a generator.
+
+    Example:
+        >>> import numpy as np, tnkit as tk
+        >>> found = tk.search(np.fromfunction(lambda i, j, k: 1 / (1 + i + j + k), (8, 8, 8)), eps=1e-2)
+        >>> found.best.fit.rel_error <= 1e-2
+        True
+    """
+    if isinstance(strategy, str) and strategy != "portfolio":
+        raise OptionError(f"strategy={strategy!r} is unknown. Known: 'portfolio'.")
+    request = _request(x, rank=None, eps=eps, budget=budget)
+    limit = _time_limit(time_limit_s)
+    plan = (
+        strategy if isinstance(strategy, Portfolio) else Portfolio() if limit is None else Portfolio(time_limit_s=limit)
+    )
+    with listening(progress) as hear:
+        return plan.search(
+            request.tensor,
+            request.norm(),
+            eps=request.eps,
+            max_params=request.max_params,
+            rng=generator(rng, request.tensor.device),
+            control=Control(progress=hear),
+            asked=_in_words(None, request.eps, budget),
+        )
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Explanation:
+    """What `decompose` would do.
+
+    Attributes:
+        format: the format.
+        method: the method that would run.
+        why: the reason.
+        alternatives: (name, summary) of the other methods that could.
+        bonds: the bonds and the largest useful rank of each.
+        max_params: the size at those ranks.
+    """
+
+    format: str
+    method: str
+    why: str
+    alternatives: tuple[tuple[str, str], ...]
+    bonds: tuple[tuple[str, int], ...]
+    max_params: int
+
+    def __repr__(self) -> str:
+        """Readable text."""
+        bonds = ", ".join(f"{name} <= {cap}" for name, cap in self.bonds) or "none"
+        lines = [f"{self.format}: {self.method}, {self.why}", f"  bonds: {bonds} (at most {self.max_params:,} entries)"]
+        lines += [f"  or {name}: {summary}" for name, summary in self.alternatives]
+        return "\n".join(lines)
+
+
+def explain(
+    x: ArrayLike,
+    format: FormatLike = "auto",
+    *,
+    rank: RankLike | None = None,
+    eps: float | None = None,
+    budget: Budget | int | float | None = None,
+    method: Any = "auto",
+) -> Explanation:
+    """Which method `decompose` would take for these arguments, and why; nothing is decomposed.
+
+    Args:
+        x: the array.
+        format: as for `decompose`.
+        rank: as there.
+        eps: as there.
+        budget: as there.
+        method: as there.
+
+    Example:
+        >>> import numpy as np, tnkit as tk
+        >>> tk.explain(np.ones((4, 5, 6)), "tt", eps=1e-2).method
+        'tt_svd'
+    """
+    request = _request(x, rank=rank, eps=eps, budget=budget)
+    if isinstance(format, str) and format == "auto":
+        why = "tries every named format and every useful unfolding, direct methods first, and keeps the smallest that fits"
+        return Explanation("auto", "portfolio", why, (), (), prod(request.tensor.shape))
+    layout = as_spec(format).layout(tuple(request.tensor.shape))
+    target = _target(layout, rank, request)
+    chosen, why = as_method(method, layout, target)
+    others = tuple((m.name, m.summary) for m in methods_for(layout, target) if m.name != chosen.name)
+    bonds = tuple(zip(layout.bonds, layout.caps, strict=True))
+    reason = chosen.summary if method == "auto" else why
+    return Explanation(layout.name, chosen.name, reason, others, bonds, layout.n_params(layout.caps))
+
+
+def error(x: ArrayLike, approximation: Format) -> float:
+    """The true relative error ‖x − x̂‖/‖x‖ of a format, measured in blocks.
+
+    Args:
+        x: the array.
+        approximation: a format of the same shape.
+
+    Raises:
+        ShapeError: shapes differ.
+
+    Example:
+        >>> import numpy as np, tnkit as tk
+        >>> x = np.ones((4, 5))
+        >>> tk.error(x, tk.decompose(x, "lowrank", rank=1).tensor) < 1e-15
+        True
+    """
+    incoming = as_tensor(x)
+    if tuple(incoming.tensor.shape) != approximation.shape:
+        raise ShapeError(f"x has shape {tuple(incoming.tensor.shape)}, the {approximation.name} {approximation.shape}.")
+    require_finite(incoming.tensor)
+    return relative_error(incoming.tensor, approximation)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Request:
+    tensor: torch.Tensor
+    dtype: torch.dtype
+    eps: float | None
+    max_params: int | None
+
+    def norm(self) -> float:
+        return require_finite(self.tensor)
+
+
+def _request(x: ArrayLike, *, rank: Any, eps: Any, budget: Any) -> _Request:
+    incoming = as_tensor(x)
+    limits = as_budget(budget)
+    unusable = [name for name in ("flops", "latency_ms", "max_drop") if getattr(limits, name) is not None]
+    if unusable:
+        raise BudgetError(f"Budget({unusable[0]}=…) is for layers. For arrays use params, bytes or max_error.")
+    eps = _eps(eps)
+    if limits.max_error is not None:
+        eps = limits.max_error if eps is None else min(eps, limits.max_error)
+    parts = 2 if incoming.tensor.is_complex() else 1
+    real_limit = limits.max_params(
+        incoming.tensor.numel() * parts, incoming.dtype if parts == 1 else incoming.tensor.dtype
+    )
+    if rank is None and eps is None and real_limit is None:
+        raise OptionError(
+            "Say how small or how exact: give at least one of rank=, eps= and budget=. Example: eps=1e-2."
+        )
+    entries = None if real_limit is None else real_limit // parts
+    return _Request(incoming.tensor, incoming.dtype, eps, entries)
+
+
+def _eps(eps: Any) -> float | None:
+    if eps is None:
+        return None
+    if isinstance(eps, bool) or not isinstance(eps, Real) or not isfinite(float(eps)) or float(eps) < 0:
+        raise OptionError(f"eps={eps!r} is not a relative error. Give a number of 0 or more, such as 1e-2.")
+    return float(eps)
+
+
+def _time_limit(limit: Any) -> float | None:
+    if limit is None:
+        return None
+    if isinstance(limit, bool) or not isinstance(limit, Real) or not float(limit) > 0:
+        raise OptionError(f"time_limit_s={limit!r} must be a number of seconds above 0.")
+    return float(limit)
+
+
+def _target(layout: Layout, rank: RankLike | None, request: _Request) -> Target:
+    ranks = None if rank is None else resolve_ranks(layout, rank)
+    if request.max_params is not None:
+        least = layout.n_params((1,) * len(layout.bonds))
+        if least > request.max_params:
+            raise BudgetError(
+                f"{layout.name} over shape {layout.shape} needs {least} entries at rank 1, but the budget allows "
+                f"{request.max_params}. Allow at least {least}, or take a smaller format."
+            )
+    return Target(ranks, request.eps, request.max_params)
+
+
+def _in_words(rank: Any, eps: float | None, budget: Any) -> str:
+    parts: Sequence[str] = [
+        f"{name}={value}" for name, value in (("rank", rank), ("eps", eps), ("budget", budget)) if value is not None
+    ]
+    return ", ".join(parts)

@@ -1,0 +1,94 @@
+"""Which method: a public rule that says why.
+
+The first method of the format's list that meets everything asked is taken; a format without a list takes the first
+registered method that fits it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tnkit.decompose.base import Method, Target
+from tnkit.errors import OptionError
+from tnkit.formats import Layout
+from tnkit.registry import METHODS
+
+__all__ = ["as_method", "asked_for", "choose_method", "methods_for"]
+
+#: Preference by format, best first.
+PREFERRED: dict[str, tuple[str, ...]] = {
+    "tt": ("tt_svd",),
+    "ttm": ("tt_svd",),
+    "tucker": ("st_hosvd", "hooi"),
+    "ht": ("ht_svd",),
+    "lowrank": ("matrix_svd",),
+    "btt": ("matrix_svd",),
+    "monarch": ("matrix_svd",),
+    "kron": ("matrix_svd",),
+    "tubal": ("tubal_svd",),
+    "tr": ("ring_als", "ring_svd"),
+    "cp": ("cp_als",),
+    "btd": ("btd_als",),
+    "blast": ("blast",),
+    "network": ("tree_svd", "als"),
+}
+
+
+def asked_for(target: Target) -> frozenset[str]:
+    """Which of rank, eps and budget are given."""
+    given = {"rank": target.ranks, "eps": target.eps, "budget": target.max_params}
+    return frozenset(name for name, value in given.items() if value is not None)
+
+
+def methods_for(layout: Layout, target: Target) -> list[Method]:
+    """The methods that fit this layout and meet what is asked, best first."""
+    key = layout.name if layout.name in PREFERRED else "network"
+    first = [name for name in PREFERRED[key] if name in METHODS]
+    names = [*first, *(name for name in METHODS if name not in first)]
+    found: list[Method] = []
+    for name in names:
+        method: Method = METHODS.get(name)()
+        if method.takes(key) and asked_for(target) <= method.accepts and method.suits(layout):
+            found.append(method)
+    return found
+
+
+def choose_method(layout: Layout, target: Target) -> tuple[Method, str]:
+    """The method for a layout, and why.
+
+    Raises:
+        OptionError: no registered method does it.
+    """
+    found = methods_for(layout, target)
+    if not found:
+        asked = " and ".join(sorted(asked_for(target)))
+        raise OptionError(f"No method decomposes {layout.name} by {asked}. Known methods: {', '.join(METHODS)}.")
+    method = found[0]
+    others = [m.name for m in found[1:]]
+    why = method.summary + (f" (also possible: {', '.join(others)})" if others else "")
+    return method, why
+
+
+def as_method(method: Any, layout: Layout, target: Target) -> tuple[Method, str]:
+    """A method from a name, a config or "auto", with the reason.
+
+    Raises:
+        UnknownNameError: a name that is not registered.
+        OptionError: a method that does not fit the format, or does not accept what is asked.
+    """
+    if isinstance(method, str) and method == "auto":
+        return choose_method(layout, target)
+    chosen = METHODS.get(method)() if isinstance(method, str) else method
+    if not isinstance(chosen, Method):
+        raise OptionError(f"method={method!r} is not a method. Give 'auto', one of {', '.join(METHODS)}, or a config.")
+    key = layout.name if layout.name in PREFERRED else "network"
+    possible = [m.name for m in methods_for(layout, Target(ranks=()))]
+    if not chosen.takes(key) or not chosen.suits(layout):
+        raise OptionError(f"Method {chosen.name!r} does not fit {layout.name}. Methods that do: {', '.join(possible)}.")
+    missing = asked_for(target) - chosen.accepts
+    if missing:
+        raise OptionError(
+            f"Method {chosen.name!r} does not take {' and '.join(sorted(missing))}=; "
+            f"it takes {', '.join(sorted(chosen.accepts))}. Use method='auto' for the others."
+        )
+    return chosen, "asked for"

@@ -1,0 +1,153 @@
+"""Products with a big matrix view: one pass over the data each, no copy of it, float64 sums where float32 would lose.
+
+`a` is a 2-D view (m, n) of any strides. Where neither stride is 1, a product would copy the whole of it; here blocks
+of columns are copied one at a time. All numbers returned are float64 or stay on the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+__all__ = ["apply_rows", "cross", "energy", "gram", "project", "residual_energy", "wide_dtype"]
+
+_CHUNK = 1024  # entries that one float32 sum may run over
+_BLOCK = 4096  # columns of a float32 Gram block
+_COPY = 1 << 21  # entries of a block that is copied
+
+
+def wide_dtype(dtype: torch.dtype) -> torch.dtype:
+    """float64 or complex128: the type in which sums over much data of `dtype` are kept."""
+    return torch.complex128 if dtype.is_complex else torch.float64
+
+
+def _multiplies(a: Tensor) -> bool:
+    """Whether a matrix product takes this view as it lies."""
+    (m, n), (s, t) = a.shape, a.stride()
+    return (t == 1 and (s >= n or m == 1)) or (s == 1 and (t >= m or n == 1))
+
+
+def _columns(a: Tensor, width: int) -> Iterator[tuple[slice, Tensor]]:
+    """Blocks of columns, each in a layout that multiplies without a copy."""
+    copies = not _multiplies(a)
+    if copies:
+        width = min(width, max(1, _COPY // max(a.shape[0], 1)))
+    for j in range(0, a.shape[1], width):
+        block = a[:, j : j + width]
+        yield slice(j, j + block.shape[1]), block.contiguous() if copies else block
+
+
+def energy(a: Tensor) -> float:
+    """The squared Frobenius norm.
+
+    float32 sums run over at most 1024 entries each and are then added in float64, so the relative error is about 1e-9
+    in float32 and 1e-16 in float64 whatever the size. Cost: one read.
+
+    Example:
+        >>> import torch
+        >>> energy(torch.tensor([[3.0, 4.0]]))
+        25.0
+    """
+    if a.numel() == 0:
+        return 0.0
+    a = a.detach()
+    if a.ndim == 2 and a.stride(0) < a.stride(1):
+        a = a.mT
+    if a.is_contiguous():
+        a = a.reshape(1, -1)
+    whole = a.shape[-1] // _CHUNK * _CHUNK
+    total = a.new_zeros((), dtype=torch.float64)
+    for part in (a[..., :whole].unflatten(-1, (-1, _CHUNK)) if whole else None, a[..., whole:]):
+        if part is not None and part.numel():
+            total = total + torch.linalg.vector_norm(part, dim=-1).to(torch.float64).square_().sum()
+    return float(total)
+
+
+def gram(a: Tensor, *, precise: bool = False) -> Tensor:
+    """The Gram matrix a aᴴ in float64 (complex128).
+
+    Args:
+        a: (m, n).
+        precise: for float32, multiply in float64 too (twice the time; then only the data's own rounding is left).
+            Without it float32 products are summed in blocks of columns and the blocks in float64: the error is about
+            2e-8 of the largest entry instead of 5e-7.
+
+    Returns:
+        (m, m), Hermitian.
+
+    Cost:
+        m² n to 2 m² n flops: for large m only panels of the upper triangle are multiplied.
+    """
+    m, n = a.shape
+    wide = wide_dtype(a.dtype)
+    g = torch.zeros((m, m), dtype=wide, device=a.device)
+    if a.dtype == wide:
+        for _, block in _columns(a, n if _multiplies(a) else _BLOCK):
+            _add_gram(g, block)
+    else:
+        for _, block in _columns(a, _BLOCK):
+            _add_gram(g, block.to(wide) if precise else block)
+    upper = g.triu(1)
+    return torch.diag_embed(g.diagonal()) + upper + upper.mH
+
+
+def _add_gram(g: Tensor, block: Tensor) -> None:
+    """Add block blockᴴ to the upper triangle of g, by panels where the product is large enough to gain from them."""
+    m = g.shape[0]
+    panel = m if m < 192 else max(64, -(-m // 8))
+    for i in range(0, m, panel):
+        rows, rest = block[i : i + panel], block[i:].mH
+        if rows.dtype == g.dtype:
+            g[i : i + panel, i:].addmm_(rows, rest)
+        else:
+            g[i : i + panel, i:].add_(rows @ rest)
+
+
+def project(q: Tensor, a: Tensor, out: Tensor | None = None) -> Tensor:
+    """qᴴ a, (k, n), for q (m, k) and a (m, n). Cost: 2 m n k."""
+    if _multiplies(a):
+        return torch.matmul(q.mH, a, out=out) if out is not None else torch.matmul(q.mH, a)
+    if out is None:
+        out = torch.empty((q.shape[1], a.shape[1]), dtype=a.dtype, device=a.device)
+    for where, block in _columns(a, _BLOCK):
+        out[:, where] = q.mH @ block
+    return out
+
+
+def apply_rows(a: Tensor, b: Tensor) -> Tensor:
+    """A bᴴ, (m, k), for a (m, n) and rows b (k, n). Cost: 2 m n k.
+
+    The product is formed as b aᴴ, which is several times faster than the other way round for some layouts.
+    """
+    if _multiplies(a):
+        return _rows_times(b, a).mH
+    total = torch.zeros((a.shape[0], b.shape[0]), dtype=a.dtype, device=a.device)
+    for where, block in _columns(a, _BLOCK):
+        total += _rows_times(b[:, where], block).mH
+    return total
+
+
+def _rows_times(b: Tensor, a: Tensor) -> Tensor:
+    """B aᴴ; a conjugate without a transposition would be a copy, so then the small factor is conjugated."""
+    if a.is_complex() and a.stride(0) == 1:
+        return (b.conj() @ a.mT).conj()
+    return b @ a.mH
+
+
+def cross(b: Tensor) -> Tensor:
+    """B bᴴ in float64 for few rows: `gram` with products in float64. Cost: 2 k² n."""
+    return gram(b, precise=True)
+
+
+def residual_energy(a: Tensor, basis: Tensor, rest: Tensor) -> float:
+    """‖a − basis rest‖², formed block by block: no cancellation, so it is true far below ‖a‖² times machine epsilon.
+
+    Cost: 2 m n k and one read; memory of one block.
+    """
+    width = max(64, _COPY // 4 // max(a.shape[0], 1))
+    total = 0.0
+    for where, block in _columns(a, width):
+        total += energy(torch.addmm(block, basis, rest[:, where], alpha=-1))
+    return total

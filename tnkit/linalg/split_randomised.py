@@ -1,0 +1,257 @@
+"""Split by a randomised range finder that proves its result: the cheapest for a rank far below the matrix's sides.
+
+1. Sketch: the long side is summed into a few thousand buckets (`count_sketch`, one read), and the leading subspace of
+   that small matrix is the first basis Q. Where the matrix is too small for that, Q spans a Ω for a Gaussian Ω.
+2. Project: B = Qᴴ a, and the Ritz values from the small B. ‖a‖² − ‖B‖² is what Q misses; where that difference would
+   be noise, the residual is formed.
+3. If a tolerance was asked and is not reached, Q grows by the leading directions of what the sketch has outside Q.
+4. Check: for random combinations z of the kept right vectors, the part of a z outside Q (one read) is an unbiased
+   estimate of the energy that a power step would gain. While that is more than 1 % of what is discarded, one is done.
+
+So a flat noise floor, which a plain sketch misses by tens of percent, costs power steps only where they help.
+
+Reference: Halko, Martinsson & Tropp, doi:10.1137/090771806, algorithms 4.2 and 4.4; Tropp & Webber,
+arXiv:2306.12418, for a posteriori estimates.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tnkit.linalg.cut import Cut, Split, certify, gram_noise2, left_from_right, residual_noise2, rounding2
+from tnkit.linalg.lstsq import orthonormal
+from tnkit.linalg.products import apply_rows, cross, energy, project
+from tnkit.linalg.sketch import count_sketch
+from tnkit.linalg.split_gram import gram_eigen, gram_split
+from tnkit.linalg.split_qr import qr_split
+from tnkit.linalg.split_svd import safe_svd
+from tnkit.linalg.truncation import tails
+from tnkit.linalg.tsqr import triangle
+from tnkit.registry import SPLIT_DRIVERS
+from tnkit.rng import normal
+
+__all__ = ["oversampling", "randomised_split", "try_randomised"]
+
+_SMALL = 384  # sides up to this are solved by eigenvalues, larger ones by subspace iteration
+_BUCKETS = 64  # buckets of the sketch for each unit of rank: its own error is then about 1/128
+_GAIN = 0.01  # energy that a power step must promise, as a share of what is discarded
+_PROBES = 6
+_POWER_STEPS = 6
+
+
+def oversampling(rank: int) -> int:
+    """How many columns more than the rank the basis has while it is sought."""
+    return 8 + rank // 8
+
+
+def randomised_split(a: Tensor, cut: Cut) -> Split:
+    """Left split of `a` (m, n); where the rank turns out to be near full, an exact driver finishes it.
+
+    Cost: two reads and 2 m n (r + 8) for the projection; for each power step twice that product.
+    """
+    split = try_randomised(a, cut, limit=int(0.7 * min(a.shape)))
+    if split is not None:
+        return split
+    reach = 100 * gram_noise2(a.dtype, cut.norm2, precise=True)
+    return (gram_split if cut.tail2 is not None and cut.tail2 >= reach else qr_split)(a, cut)
+
+
+def try_randomised(a: Tensor, cut: Cut, *, limit: int) -> Split | None:
+    """The split, or None as soon as it would need a basis of more than `limit` columns."""
+    most = min(*a.shape, cut.max_rank + oversampling(cut.max_rank))
+    finder = _Finder(a, cut, most if most <= limit and (cut.tail2 is None or most <= 40) else None)
+    columns = finder.columns(limit)
+    if columns is None or columns >= min(a.shape):
+        return None
+    state = _measure(a, finder.start(columns), None, cut)
+    while not _enough(state, cut, most):
+        grown = min(most, 2 * state.q.shape[1])
+        if grown > limit or grown >= min(a.shape):
+            return None
+        more = finder.more(state, grown - state.q.shape[1])
+        rows = project(more, a)
+        state = _measure(a, torch.cat([state.q, more], dim=1), torch.cat([state.b, rows]), cut)
+    for _ in range(_POWER_STEPS):
+        if not _gains(a, state, cut):
+            break
+        before = state
+        _rotate_(state.b, state.u / state.s2.clamp_min(state.s2[0] * 1e-30 + 1e-300).sqrt())
+        q = orthonormal(apply_rows(a, state.b))
+        state = _measure(a, q, project(q, a, out=state.b), cut)
+        if before.lost - state.lost <= 0.2 * _GAIN * state.lost:
+            break
+    return _finish(a, state, cut)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _State:
+    """A basis q (m, k), b = qᴴ a (k, n), its left singular vectors u (k, k) and values s2, float64."""
+
+    q: Tensor
+    b: Tensor
+    u: Tensor
+    s2: Tensor
+    missed: float  # ‖a‖² − ‖b‖²
+    certain: bool
+    rank: int
+    fits: bool  # the tolerance is met within max_rank
+
+    @property
+    def lost(self) -> float:
+        return self.missed + float(tails(self.s2)[self.rank])
+
+
+def _measure(a: Tensor, q: Tensor, b: Tensor | None, cut: Cut) -> _State:
+    b = project(q, a) if b is None else b
+    missed, certain = certify(a, q, b, cut.norm2)
+    s2, u = torch.linalg.eigh(cross(b))
+    s2, u = s2.flip(0).clamp_min(0), u.flip(1)
+    rank, fits = _rank(s2, missed, cut)
+    if missed + float(tails(s2)[rank]) < 1000 * torch.finfo(torch.float64).eps * cut.norm2:
+        left, s, _ = safe_svd(triangle(b.mT).mT)  # the Gram of b does not resolve that
+        s2, u = s.to(torch.float64).square(), left.to(u.dtype)
+        rank, fits = _rank(s2, missed, cut)
+    return _State(q, b, u, s2, missed, certain, rank, fits)
+
+
+def _rank(s2: Tensor, missed: float, cut: Cut) -> tuple[int, bool]:
+    """The rank, and whether the tolerance is met at it."""
+    k = s2.shape[0]
+    if cut.tail2 is None:
+        return min(cut.max_rank, k), True
+    noise2 = 4 * torch.finfo(torch.float64).eps * cut.norm2
+    allowed = max(cut.tail2, rounding2(s2.dtype, 4 * k, cut.norm2))
+    left = tails(s2) + missed
+    margin = noise2 if allowed > 100 * noise2 else 0.0
+    rank = max(1, int((left > allowed - margin).sum()))
+    return min(rank, cut.max_rank, k), rank <= min(cut.max_rank, k)
+
+
+def _enough(state: _State, cut: Cut, most: int) -> bool:
+    """The tolerance is met, and not at the edge of the basis where Ritz values are poor."""
+    k = state.q.shape[1]
+    if k >= most or cut.tail2 is None:
+        return True
+    return state.fits and state.rank <= k - oversampling(state.rank) // 2
+
+
+def _gains(a: Tensor, state: _State, cut: Cut) -> bool:
+    """Whether a power step is worth while: it gains energy that counts, or a rank."""
+    k, r = state.q.shape[1], state.rank
+    if k >= min(a.shape):
+        return False
+    kept = state.s2[:r]
+    weight = (kept / (kept - state.s2[-1]).clamp_min(0.05 * kept).clamp_min(1e-300)).sqrt()
+    scale = weight / kept.clamp_min(kept[0] * 1e-28 + 1e-300).sqrt()
+    g = normal((r, _PROBES), state.u, cut.gen)
+    rows = ((state.u[:, :r] * scale) @ g).mH.to(a.dtype) @ state.b
+    out = apply_rows(a, rows)
+    for _ in range(2):
+        out = out - state.q @ (state.q.mH @ out)
+    gain = energy(out) / _PROBES
+    if gain <= 4 * residual_noise2(a.dtype, cut.norm2):
+        return False
+    if cut.tail2 is None or not state.fits:
+        return gain > _GAIN * state.lost
+    return r > 1 and gain > _GAIN * cut.tail2 and state.lost + float(state.s2[r - 1]) - 2 * gain <= cut.tail2
+
+
+def _rotate_(b: Tensor, u: Tensor) -> Tensor:
+    """Overwrite the first rows of b by uᴴ b, block by block; returns them."""
+    left = u.mH.to(b.dtype)
+    rows = left.shape[0]
+    for j in range(0, b.shape[1], 8192):
+        b[:rows, j : j + 8192] = left @ b[:, j : j + 8192]
+    return b[:rows]
+
+
+def _finish(a: Tensor, state: _State, cut: Cut) -> Split:
+    u = state.u[:, : state.rank]
+    lost = state.lost
+    rest = _rotate_(state.b, u)
+    if 2 * rest.shape[0] < state.b.shape[0]:
+        rest = rest.clone()
+    certain = lost >= 64 * residual_noise2(a.dtype, cut.norm2)
+    return Split(state.q @ u.to(a.dtype), rest, state.s2, lost, certain, "randomised")
+
+
+class _Finder:
+    """Leading directions of the column space of `a`, from a sketch that is made once."""
+
+    def __init__(self, a: Tensor, cut: Cut, columns: int | None) -> None:
+        self.a, self.cut, self.known = a, cut, columns
+        m, n = a.shape
+        self.wide = m <= n
+        long, short = max(m, n), min(m, n)
+        wished = _BUCKETS * cut.max_rank if columns is not None else max(long // 16, 2 * short)
+        width = min(max(wished, 512), long // 8)
+        least = 8 * columns if columns is not None else 2 * short
+        self.sketch: Tensor | None = None
+        if width >= least:
+            self.sketch = count_sketch(a if self.wide else a.mT, width, cut.gen)
+        self.vectors: Tensor | None = None
+
+    def columns(self, limit: int) -> int | None:
+        """With how many columns to start; None if the sketch says that it would be more than `limit`."""
+        if self.known is not None:
+            return self.known
+        assert self.cut.tail2 is not None or self.cut.max_rank + oversampling(self.cut.max_rank) > limit
+        if self.cut.tail2 is None:
+            return None
+        if self.sketch is None or min(self.sketch.shape) > 2 * _SMALL:
+            guess = 32
+        else:
+            s2, self.vectors = _eigen(self.sketch)
+            tail = tails(s2)
+            share = self.cut.norm2 / max(float(tail[0]), 1e-300)
+            guess = int((tail * share > 0.9 * self.cut.tail2).sum())
+        guess = min(guess + oversampling(guess), self.cut.max_rank + oversampling(self.cut.max_rank))
+        return guess if guess <= limit else None
+
+    def start(self, k: int) -> Tensor:
+        """A first basis (m, k)."""
+        if self.sketch is None:
+            return orthonormal(apply_rows(self.a, self.gaussian(k, self.a.shape[1])))
+        if self.vectors is not None:
+            q = self.vectors[:, :k].to(self.a.dtype)
+        else:
+            q = _leading(self.sketch, k, self.cut)
+        return q if self.wide else left_from_right(self.a, q.conj().resolve_conj())
+
+    def more(self, state: _State, k: int) -> Tensor:
+        """Further directions (m, k), orthogonal to the basis."""
+        q = state.q
+        if self.sketch is not None and self.wide:
+            outside = self.sketch - q @ (q.mH @ self.sketch)
+            found = _leading(outside, k, self.cut)
+        else:
+            omega = self.gaussian(k, self.a.shape[1])
+            found = apply_rows(self.a, omega) - q @ (state.b @ omega.mH)
+        for _ in range(2):
+            found = orthonormal(found - q @ (q.mH @ found))
+        return found
+
+    def gaussian(self, k: int, n: int) -> Tensor:
+        return normal((k, n), self.a, self.cut.gen)
+
+
+def _eigen(y: Tensor) -> tuple[Tensor, Tensor]:
+    """Squared singular values and left singular vectors of a small sketch, through the Gram matrix of its rows."""
+    return gram_eigen(y, precise=False)
+
+
+def _leading(y: Tensor, k: int, cut: Cut) -> Tensor:
+    """The leading left singular subspace (m, k) of a sketch y (m, l)."""
+    if y.shape[0] <= _SMALL:
+        return _eigen(y)[1][:, :k].to(y.dtype)
+    q = orthonormal(apply_rows(y, normal((k, y.shape[1]), y, cut.gen)))
+    for _ in range(3):
+        rows = orthonormal(project(q, y).mH).mH
+        q = orthonormal(apply_rows(y, rows))
+    return q
+
+
+SPLIT_DRIVERS.register("randomised", randomised_split)

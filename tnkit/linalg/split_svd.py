@@ -1,0 +1,62 @@
+"""Split by the singular value decomposition of the whole matrix: the reference, for small ones."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tnkit.linalg.cut import Cut, Split, finish, rounding2
+from tnkit.linalg.tsqr import triangle
+from tnkit.registry import SPLIT_DRIVERS
+
+__all__ = ["safe_svd", "svd_split"]
+
+
+def safe_svd(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The reduced SVD (u, s, vh); where the default kernel does not converge, another one.
+
+    Never full matrices. The remedies, in order: on CUDA the QR-iteration kernel; the transposed matrix (which takes
+    other steps); a QR first.
+    """
+    try:
+        return _reduced(a)
+    except torch.linalg.LinAlgError:
+        pass
+    if a.is_cuda:
+        u, s, vh = torch.linalg.svd(a, full_matrices=False, driver="gesvd")
+        return u, s, vh
+    try:
+        v, s, uh = _reduced(a.mH)
+        return uh.mH, s, v.mH
+    except torch.linalg.LinAlgError:
+        q, r = torch.linalg.qr(a.mH if a.shape[0] < a.shape[1] else a, mode="reduced")
+        u, s, vh = _reduced(r)
+        return (vh.mH, s, (q @ u).mH) if a.shape[0] < a.shape[1] else (q @ u, s, vh)
+
+
+def _reduced(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    u, s, vh = torch.linalg.svd(a, full_matrices=False)
+    return u, s, vh
+
+
+def svd_split(a: Tensor, cut: Cut) -> Split:
+    """Left split of `a` (m, n) by its SVD; a very tall or wide one is made square by a QR first.
+
+    Cost: about 20 m n min(m, n), and memory of a few copies of `a`.
+    """
+    m, n = a.shape
+    if n > 3 * m:
+        u, s, _ = safe_svd(triangle(a.mT).mT)
+    elif m > 3 * n:
+        q, upper = torch.linalg.qr(a, mode="reduced")
+        u, s, _ = safe_svd(upper)
+        u = q @ u
+    else:
+        u, s, _ = safe_svd(a)
+    s2 = s.to(torch.float64).square()
+    noise2 = rounding2(a.dtype, min(m, n), cut.norm2)
+    basis = u[:, : cut.rank_to_rounding(s2, noise2)].clone(memory_format=torch.contiguous_format)
+    return finish(a, basis, s2, cut, "svd", trust2=1e4 * noise2)
+
+
+SPLIT_DRIVERS.register("svd", svd_split)

@@ -1,0 +1,54 @@
+"""Layers: compress trained models, layer by layer, by what their inputs really are.
+
+Example:
+    >>> import torch
+    >>> from tnkit import nn as tnn
+    >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3), torch.nn.ReLU(), torch.nn.Conv2d(16, 32, 3))
+    >>> small, report = tnn.compress(model, target=tnn.Budget(params=0.5), calib=[torch.ones(2, 3, 8, 8)])
+    >>> report.kept <= 0.5
+    True
+"""
+
+from tnkit.formats import Budget
+from tnkit.nn.allocate import Ladder, allocate, allocate_uniform
+from tnkit.nn.calibrate import calibrate
+from tnkit.nn.compress import LayerResult, compress, compress_layer
+from tnkit.nn.io import load, save
+from tnkit.nn.layers import FactoredConv2d, FactoredLinear, FactoredModule, Recipe
+from tnkit.nn.pivot import pivot_rows
+from tnkit.nn.report import LayerReport, ModelReport
+from tnkit.nn.specs import ChannelSVD, LayerSpec, LowRankLayer, Tucker2
+from tnkit.nn.stats import InputStats
+from tnkit.nn.surgery import materialize, restore_
+from tnkit.nn.views import WeightView
+from tnkit.nn.weighted import weighted_basis, weighted_lowrank
+
+__all__ = [
+    "Budget",
+    "ChannelSVD",
+    "FactoredConv2d",
+    "FactoredLinear",
+    "FactoredModule",
+    "InputStats",
+    "Ladder",
+    "LayerReport",
+    "LayerResult",
+    "LayerSpec",
+    "LowRankLayer",
+    "ModelReport",
+    "Recipe",
+    "Tucker2",
+    "WeightView",
+    "allocate",
+    "allocate_uniform",
+    "calibrate",
+    "compress",
+    "compress_layer",
+    "load",
+    "materialize",
+    "pivot_rows",
+    "restore_",
+    "save",
+    "weighted_basis",
+    "weighted_lowrank",
+]

@@ -1,0 +1,201 @@
+"""Calibration: stream batches through a model and keep second moments of the layers' inputs, never activations.
+
+Layers that are fed the same tensor (query, key and value) share one Gram matrix; padded tokens are left out.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tnkit.errors import DataError
+from tnkit.nn.batches import attention_mask, evaluating, require_batches, run_batch
+from tnkit.nn.layers.recipe import Recipe
+from tnkit.nn.scope import Rules, find_scope
+from tnkit.nn.stats import InputStats
+
+__all__ = ["Calibration", "Seen", "Site", "calibrate", "collect"]
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A layer to be watched.
+
+    Attributes:
+        layer: the module.
+        recipe: says what its rows are.
+        moments: whether the Gram matrix is wanted; the input's shape is noted in any case.
+    """
+
+    layer: nn.Module
+    recipe: Recipe
+    moments: bool = True
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Seen:
+    """What one layer was given.
+
+    Attributes:
+        stats: moments of its rows, or None.
+        shape: of its first input.
+        dtype: of its first input.
+    """
+
+    stats: InputStats | None
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Calibration:
+    """What was seen, by layer name; layers that were never called are missing.
+
+    Attributes:
+        seen: by name.
+        first_batch: kept for measurements.
+        n_batches: how many there were.
+    """
+
+    seen: dict[str, Seen]
+    first_batch: Any
+    n_batches: int
+
+
+@dataclass(slots=True)
+class _Event:
+    """One tensor that was seen in this batch, and the layers that took it."""
+
+    stats: InputStats
+    names: list[str]
+    source: weakref.ref[Tensor]
+    version: int
+
+
+@dataclass(slots=True)
+class _Recorder:
+    sites: Mapping[str, Site]
+    mask: Tensor | None = None
+    events: dict[tuple[Hashable, int], _Event] = field(default_factory=dict)
+    totals: dict[tuple[str, ...], InputStats] = field(default_factory=dict)
+    inputs: dict[str, tuple[tuple[int, ...], torch.dtype]] = field(default_factory=dict)
+
+    def see(self, name: str, x: Tensor) -> None:
+        site = self.sites[name]
+        self.inputs.setdefault(name, (tuple(x.shape) if not x.is_nested else tuple(x.unbind()[0].shape), x.dtype))
+        if not site.moments:
+            return
+        key = (site.recipe.rows_key(site.layer), id(x))
+        event = self.events.get(key)
+        version = 0 if x.is_inference() else x._version
+        if event is not None and event.source() is x and event.version == version:
+            event.names.append(name)
+            return
+        if event is not None:
+            self._fold(key)
+        pieces = x.unbind() if x.is_nested else (x,)
+        stats = None
+        for piece in pieces:
+            mask = self.mask if self.mask is None or self.mask.device == piece.device else self.mask.to(piece.device)
+            for rows in site.recipe.rows(site.layer, piece, mask):
+                one = InputStats.of(rows)
+                stats = one if stats is None else stats + one
+        if stats is not None:
+            self.events[key] = _Event(stats, [name], weakref.ref(x), version)
+
+    def _fold(self, key: tuple[Hashable, int]) -> None:
+        event = self.events.pop(key)
+        names = tuple(event.names)
+        self.totals[names] = self.totals[names] + event.stats if names in self.totals else event.stats
+
+    def fold_dead(self) -> None:
+        """Add up what belongs to tensors that are gone: no further layer can take them."""
+        for key in [k for k, event in self.events.items() if event.source() is None]:
+            self._fold(key)
+
+    def end_batch(self) -> None:
+        for key in list(self.events):
+            self._fold(key)
+
+    def seen(self) -> dict[str, Seen]:
+        found: dict[str, InputStats] = {}
+        for names, stats in self.totals.items():
+            for name in dict.fromkeys(names):
+                found[name] = found[name] + stats if name in found else stats
+        return {n: Seen(found[n].require_finite(n) if n in found else None, *what) for n, what in self.inputs.items()}
+
+
+def collect(model: nn.Module, sites: Mapping[str, Site], calib: Iterable[Any], who: str = "calibrate") -> Calibration:
+    """Run the batches and record the sites.
+
+    Args:
+        model: any module; it is put in eval mode for the time, and gets its modes back.
+        sites: layers by name.
+        calib: iterable of batches.
+        who: the words for the caller in messages.
+
+    Raises:
+        OptionError: `calib` is no iterable of batches.
+        DataError: no batch, a batch that the model does not take, or inputs with NaN or infinite values.
+    """
+    recorder = _Recorder(sites)
+    names = {id(site.layer): name for name, site in sites.items()}
+    n_batches, first = 0, None
+
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        x = next((a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), None)
+        recorder.fold_dead()
+        if x is not None and x.numel():
+            recorder.see(names[id(module)], x)
+
+    handles = [site.layer.register_forward_pre_hook(hook, with_kwargs=True) for site in sites.values()]
+    try:
+        with evaluating(model):
+            for batch in require_batches(calib, who):
+                first = batch if n_batches == 0 else first
+                recorder.mask = attention_mask(batch)
+                run_batch(model, batch, who)
+                recorder.end_batch()
+                n_batches += 1
+    finally:
+        for handle in handles:
+            handle.remove()
+    if n_batches == 0:
+        raise DataError(f"{who}: calib holds no batch. Give at least one, or calib=None; an exhausted generator gives none.")
+    return Calibration(recorder.seen(), first, n_batches)
+
+
+def calibrate(model: nn.Module, calib: Iterable[Any], rules: Rules | None = None) -> dict[str, InputStats]:
+    """Second moments of the inputs of every layer that can be compressed.
+
+    Args:
+        model: any module; not changed.
+        calib: iterable of batches: a tensor, a tuple of arguments, or a Mapping of keyword arguments each. Tokens whose
+            `attention_mask` is 0 in a Mapping are left out.
+        rules: as in `compress`; layers excluded there are not watched, and a specification decides what its rows are.
+
+    Returns:
+        InputStats by layer name, for `compress_layer(layer, spec, gram=stats[name])`. Layers that no batch called
+        are missing.
+
+    Raises:
+        OptionError: `calib` is no iterable of batches, or a rule matches nothing.
+        DataError: no batch, or a batch that the model does not take.
+
+    Example:
+        >>> import torch
+        >>> from tnkit import nn as tnn
+        >>> model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+        >>> stats = tnn.calibrate(model, [torch.ones(5, 3), torch.zeros(2, 3)])
+        >>> sorted(stats), stats["0"].count, stats["0"].gram[0, 0].tolist()
+        (['0', '2'], 7, [5.0, 5.0, 5.0])
+    """
+    scope = find_scope(model, rules)
+    sites = {item.name: Site(item.layer, item.recipe) for item in scope.items}
+    seen = collect(model, sites, calib).seen
+    return {name: what.stats for name, what in seen.items() if what.stats is not None}

@@ -1,0 +1,174 @@
+"""Compressed models on disk: one safetensors file with the structure as JSON in its metadata. No pickle.
+
+The file holds the whole state of the model; the code of the model itself is not in it, so loading needs a `base`: the
+uncompressed model (its weights do not matter), or one that has the same structure already.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from tnkit.errors import FileFormatError, OptionError, ShapeError
+from tnkit.nn.layers.module import FactoredModule
+from tnkit.nn.surgery import replaced
+from tnkit.registry import LAYERS
+
+__all__ = ["load", "save"]
+
+KEY = "tnkit.model"
+VERSION = 1
+
+
+def save(model: nn.Module, path: str | PathLike[str]) -> Path:
+    """Write a model, compressed or not, to a safetensors file.
+
+    It is written under a temporary name and renamed, so that `path` never holds half a file. Shared tensors are written
+    once, and stay shared when they are loaded.
+
+    Args:
+        model: any module whose state is tensors.
+        path: of the file; its folder must exist.
+
+    Returns:
+        The path.
+
+    Raises:
+        OptionError: the state holds something that is no tensor, or tensors without values.
+
+    Example:
+        >>> import os, tempfile, torch
+        >>> from tnkit import nn as tnn
+        >>> model = torch.nn.Sequential(torch.nn.Linear(16, 16))
+        >>> small, _ = tnn.compress(model, tnn.Budget(params=0.5))
+        >>> path = tnn.save(small, os.path.join(tempfile.mkdtemp(), "small.safetensors"))
+        >>> again = tnn.load(path, base=model)
+        >>> bool((again(torch.ones(1, 16)) == small(torch.ones(1, 16))).all())
+        True
+    """
+    target = Path(path)
+    tensors: dict[str, Tensor] = {}
+    aliases: dict[str, str] = {}
+    owners: dict[tuple[Any, ...], str] = {}
+    for name, value in model.state_dict(keep_vars=True).items():
+        if not isinstance(value, Tensor) or value.is_meta:
+            raise OptionError(f"save: {name!r} in the state of this {type(model).__name__} is no tensor with values, so it cannot be written.")
+        owner = owners.setdefault((id(value),), name)
+        if owner != name:
+            aliases[name] = owner
+        else:
+            tensors[name] = value.detach().cpu().contiguous().clone()
+    layers = {n: {"kind": m.kind, "config": m.config()} for n, m in model.named_modules() if isinstance(m, FactoredModule)}
+    structure = {"version": VERSION, "model": type(model).__name__, "layers": layers, "aliases": aliases}
+    _write(target, tensors, {KEY: json.dumps(structure)})
+    return target
+
+
+def load(path: str | PathLike[str], base: nn.Module) -> nn.Module:
+    """Read a model that `save` wrote.
+
+    Args:
+        path: of the file.
+        base: the uncompressed model, or one of the same structure; its weights do not matter, and it is not changed.
+
+    Returns:
+        A copy of `base` with the compressed layers and the whole state of the file, on the devices of `base`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        FileFormatError: it is cut short, or `save` did not write it.
+        ShapeError: it was written from a model of another structure than `base`.
+    """
+    tensors, structure = _read(Path(path))
+    layers = {name: _empty_layer(name, what, tensors, base, path) for name, what in structure["layers"].items()}
+    model = replaced(base, layers)
+    for alias, owner in structure["aliases"].items():
+        tensors[alias] = tensors[owner]
+    try:
+        model.load_state_dict(tensors, strict=True)
+    except RuntimeError as error:
+        raise ShapeError(
+            f"{path} was written from a {structure['model']} of another structure than this base {type(base).__name__}: {error}"
+        ) from error
+    _tie(model, structure["aliases"])
+    return model
+
+
+def _write(target: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
+    os.close(handle)
+    try:
+        save_file(dict(tensors), temporary, metadata=metadata)
+        os.replace(temporary, target)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    if not path.is_file():
+        raise FileNotFoundError(f"load: there is no file {path}.")
+    try:
+        with safe_open(path, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (it is no dict)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise FileFormatError(f"load: {path} is no whole safetensors file ({error}). Write it again with tk.nn.save.") from error
+    if KEY not in metadata:
+        raise FileFormatError(f"load: {path} holds no tnkit model (no {KEY!r} in its metadata). Use a file that tk.nn.save wrote.")
+    try:
+        structure = json.loads(metadata[KEY])
+        version, _, _, _ = (structure[k] for k in ("version", "model", "layers", "aliases"))
+    except (ValueError, KeyError, TypeError) as error:
+        raise FileFormatError(f"load: the structure in {path} cannot be read ({error}). Write it again with tk.nn.save.") from error
+    if version != VERSION:
+        raise FileFormatError(f"load: {path} has version {version}; this tnkit reads version {VERSION}. Use the tnkit that wrote it.")
+    return tensors, structure
+
+
+def _empty_layer(name: str, what: dict[str, Any], tensors: dict[str, Tensor], base: nn.Module, path: Any) -> nn.Module:
+    recipes = [r for r in LAYERS.items().values() if r.module.kind == what["kind"]]
+    if not recipes:
+        raise FileFormatError(f"load: {path} holds a layer {name!r} of kind {what['kind']!r}, which this tnkit does not know.")
+    try:
+        old = base.get_submodule(name)
+    except AttributeError:
+        old = None
+    if old is None or not isinstance(old, (recipes[0].dense, recipes[0].module)):
+        seen = "no such layer" if old is None else f"a {type(old).__name__} there"
+        raise ShapeError(
+            f"load: {path} holds a {what['kind']} for {name!r}, but this base {type(base).__name__} has {seen}. "
+            "Give the model that was compressed as base."
+        )
+    prefix = f"{name}." if name else ""
+    floats = [t for n, t in tensors.items() if n.rpartition(".")[0] == name and t.dtype.is_floating_point]
+    dtype = floats[0].dtype if floats else torch.get_default_dtype()
+    try:
+        made: nn.Module = recipes[0].module.from_config(what["config"], dtype)
+    except (TypeError, ValueError, KeyError) as error:
+        raise FileFormatError(f"load: the structure of {prefix or name!r} in {path} cannot be read ({error}).") from error
+    return made.to(old.weight.device)
+
+
+def _tie(model: nn.Module, aliases: Mapping[str, str]) -> None:
+    """Make what was one tensor one tensor again."""
+    for alias, owner in aliases.items():
+        (to_module, to_name), (from_module, from_name) = _place(model, alias), _place(model, owner)
+        shared = getattr(from_module, from_name)
+        if getattr(to_module, to_name) is not shared:
+            setattr(to_module, to_name, shared)
+
+
+def _place(model: nn.Module, key: str) -> tuple[nn.Module, str]:
+    parent, _, name = key.rpartition(".")
+    return model.get_submodule(parent), name

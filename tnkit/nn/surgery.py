@@ -1,0 +1,126 @@
+"""Surgery: put layers into a copy of a model, or into the model itself, all of them or none; count what is there."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from tnkit.errors import OptionError
+from tnkit.nn.layers.module import FactoredModule
+from tnkit.nn.layers.recipe import recipes_for
+
+__all__ = ["carry_over", "materialize", "n_bytes", "n_params", "replaced", "restore_", "swap_"]
+
+HOOKS = (
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+)
+
+
+def n_params(*modules: nn.Module) -> int:
+    """Numbers in the parameters of these modules; shared ones once."""
+    return sum(p.numel() for p in _unique([p for m in modules for p in m.parameters()]))
+
+
+def n_bytes(*modules: nn.Module) -> int:
+    """Bytes of parameters and buffers; shared ones once."""
+    tensors = [t for m in modules for t in (*m.parameters(), *m.buffers())]
+    return sum(t.numel() * t.element_size() for t in _unique(tensors))
+
+
+def _unique(tensors: list[Tensor]) -> list[Tensor]:
+    return list({id(t): t for t in tensors}.values())
+
+
+def carry_over(old: nn.Module, new: nn.Module) -> nn.Module:
+    """`new` with the mode and the hooks of `old`."""
+    new.train(old.training)
+    for name in HOOKS:
+        if hasattr(old, name):
+            setattr(new, name, copy.copy(getattr(old, name)))
+    return new
+
+
+def replaced(model: nn.Module, layers: Mapping[str, nn.Module]) -> nn.Module:
+    """A copy of the model with other layers under these names; what they replace is not copied.
+
+    Raises:
+        OptionError: the model cannot be copied.
+    """
+    memo: dict[int, object] = {}
+    for name, new in layers.items():
+        old = model.get_submodule(name)
+        memo[id(old)] = carry_over(old, new)
+    try:
+        made = copy.deepcopy(model, memo)
+    except (TypeError, RuntimeError, ValueError) as error:
+        raise OptionError(
+            f"This {type(model).__name__} cannot be copied ({type(error).__name__}: {error}). "
+            "Use inplace=True, or remove what deepcopy does not take."
+        ) from error
+    return made
+
+
+def swap_(model: nn.Module, layers: Mapping[str, nn.Module]) -> nn.Module:
+    """Put layers into the model itself, under every name that the old ones have; if one fails, all are put back.
+
+    Raises:
+        OptionError: one of the layers is the model itself.
+    """
+    if "" in layers:
+        raise OptionError(f"The model is itself a {type(model).__name__}; it cannot be replaced in place. Use inplace=False.")
+    by_id = {id(model.get_submodule(name)): carry_over(model.get_submodule(name), new) for name, new in layers.items()}
+    done: list[tuple[nn.Module, str, nn.Module]] = []
+    try:
+        for parent in list(model.modules()):
+            for name, child in list(parent._modules.items()):
+                if child is not None and id(child) in by_id:
+                    done.append((parent, name, child))
+                    setattr(parent, name, by_id[id(child)])
+    except BaseException:
+        for parent, name, child in done:
+            parent._modules[name] = child
+        raise
+    return model
+
+
+def materialize(model: nn.Module) -> nn.Module:
+    """A copy of the model in which every compressed layer is a dense layer again, with the weight it stands for.
+
+    Weights that were tied stay tied. The model itself is not changed.
+
+    Example:
+        >>> import torch
+        >>> from tnkit import nn as tnn
+        >>> model = torch.nn.Sequential(torch.nn.Linear(16, 16))
+        >>> small, _ = tnn.compress(model, tnn.Budget(params=0.5))
+        >>> tnn.materialize(small)
+        Sequential(
+          (0): Linear(in_features=16, out_features=16, bias=True)
+        )
+    """
+    return replaced(model, _dense_layers(model))
+
+
+def restore_(model: nn.Module) -> nn.Module:
+    """The same, in the model itself, which is returned."""
+    return swap_(model, _dense_layers(model))
+
+
+def _dense_layers(model: nn.Module) -> dict[str, nn.Module]:
+    found: dict[str, nn.Module] = {}
+    weights: dict[tuple[int, ...], nn.Module] = {}
+    for name, layer in model.named_modules():
+        if isinstance(layer, FactoredModule):
+            dense = recipes_for(layer)[0].restore(layer)
+            factors = tuple(id(p) for n, p in layer.named_parameters(recurse=False) if n != "bias")
+            dense.weight = weights.setdefault(factors, dense).weight
+            found[name] = dense
+    return found

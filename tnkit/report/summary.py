@@ -1,0 +1,154 @@
+"""What became of an array or a model, as pieces of HTML: of a decomposition, a completion, a compressed model.
+
+Example:
+    >>> import numpy as np, tnkit as tk
+    >>> from tnkit.report import summary
+    >>> fit = tk.decompose(np.ones((4, 5, 6)), "tt", eps=1e-2)
+    >>> "relative error" in summary.of_fit(fit)
+    True
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from tnkit.report import html
+from tnkit.report.fit import FitReport
+from tnkit.report.pictures import limits, stretched
+
+__all__ = ["Described", "before_after", "bytes_text", "of_completion", "of_fit", "of_model"]
+
+
+class Described(Protocol):
+    """A report that says its values by name: a Completion or a ModelReport."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+
+
+def of_fit(fit: FitReport) -> str:
+    """A decomposition: its numbers, its tensors, and how the error fell."""
+    sign = {"exact": "", "bound": "≤ ", "estimate": "≈ "}.get(fit.error_kind, "")
+    tensors = [[k, " × ".join(map(str, t.shape)), f"{t.numel():,}"] for k, t in enumerate(fit.tensor.tensors())]
+    return "\n".join(
+        [
+            html.facts(
+                {
+                    "format": fit.tensor.name,
+                    "shape": " × ".join(map(str, fit.tensor.shape)),
+                    "relative error": f"{sign}{fit.rel_error:.3g}",
+                    "stored numbers": f"{fit.n_params:,}",
+                    "times smaller": f"{fit.compression_ratio:,.1f}",
+                    "stored bytes": bytes_text(fit.nbytes),
+                    "time": f"{fit.elapsed_s:.3g} s",
+                }
+            ),
+            html.paragraph(
+                f"Asked: {fit.target or 'nothing'}. Method `{fit.method}`{': ' + fit.why if fit.why else ''}."
+            ),
+            html.paragraph(f"{fit.status}."),
+            html.table(["tensor", "shape", "numbers"], tensors, numeric=(0, 2)),
+            html.curve([info.error for info in fit.history], "relative error by step"),
+        ]
+    )
+
+
+def of_completion(done: Described) -> str:
+    """A completion: its numbers, and how the error on held-out entries fell."""
+    values = done.to_dict()
+    heldout = values.get("heldout_error")
+    shown = {
+        "format": values.get("format"),
+        "shape": " × ".join(map(str, values.get("shape", ()))),
+        "observed": _share(values),
+        "held-out error": None if heldout is None else f"{heldout:.3g}",
+        "ranks": ", ".join(map(str, values.get("ranks") or ())),
+        "time": f"{values['elapsed_s']:.3g} s" if "elapsed_s" in values else None,
+    }
+    errors = [float(entry[1]) for entry in values.get("history", ()) if isinstance(entry, Sequence)]
+    return "\n".join(
+        [
+            html.facts({name: value for name, value in shown.items() if value not in (None, "")}),
+            html.paragraph(f"{values.get('status')}: {values.get('status_message', '')}."),
+            html.curve(errors, "error by step"),
+        ]
+    )
+
+
+def _share(values: Mapping[str, Any]) -> str | None:
+    seen, size = values.get("n_observed"), int(np.prod(values.get("shape", ()), dtype=np.float64))
+    return None if seen is None or not size else f"{seen / size:.1%} of {size:,}"
+
+
+def of_model(report: Described) -> str:
+    """A compressed model: its numbers, and a table of its layers."""
+    values = report.to_dict()
+    shown: dict[str, Any] = {
+        "parameters": f"{values['params_before']:,} → {values['params_after']:,}",
+        "of the layers in scope": f"{values['kept']:.1%} kept",
+        "bytes": f"{bytes_text(values['bytes_before'])} → {bytes_text(values['bytes_after'])}",
+    }
+    if values.get("ms_before") is not None and values.get("ms_after") is not None:
+        shown["one batch"] = f"{values['ms_before']:.3g} → {values['ms_after']:.3g} ms"
+    if values.get("output_error") is not None:
+        shown["relative error of the outputs"] = f"{values['output_error']:.3g}"
+    if values.get("score_before") is not None and values.get("score_after") is not None:
+        shown["score"] = f"{values['score_before']:.4g} → {values['score_after']:.4g}"
+    layers = [
+        [
+            layer["name"] or "(model)",
+            layer["spec"] or "dense",
+            " × ".join(map(str, layer["rank"])) or "–",
+            f"{layer['params_before']:,}",
+            f"{layer['params_after'] / max(layer['params_before'], 1):.1%}",
+            f"{layer['rel_error']:.3g}" if layer["compressed"] else "–",
+            layer["reason"],
+        ]
+        for layer in values["layers"]
+    ]
+    kept = [min(layer["params_after"] / max(layer["params_before"], 1), 1.0) for layer in values["layers"]]
+    head = ["layer", "becomes", "rank", "parameters", "kept", "relative error", "remark"]
+    return "\n".join(
+        [
+            html.facts(shown),
+            *(html.paragraph(str(note)) for note in values.get("notes", ())),
+            html.table(head, layers, numeric=(2, 3, 4, 5), bars={4: kept}),
+        ]
+    )
+
+
+def before_after(
+    before: Any, after: Any, captions: tuple[str, str] = ("before", "after"), *, gain: float = 10.0
+) -> str:
+    """Two pictures on one scale, and their difference, enlarged.
+
+    Args:
+        before: (h, w) or (h, w, 3) of any values.
+        after: of the same shape.
+        captions: of the two.
+        gain: the difference is drawn this many times as strong.
+    """
+    low, high = limits(before)
+    difference = np.asarray(after, dtype=np.float64) - np.asarray(before, dtype=np.float64)
+    drawn = np.clip(0.5 + gain * difference / (2 * (high - low)), 0.0, 1.0)
+    return html.figures(
+        html.figure(stretched(before, low, high), captions[0]),
+        html.figure(stretched(after, low, high), captions[1]),
+        html.figure(drawn, f"difference, {gain:g} times as strong"),
+    )
+
+
+def bytes_text(n: float) -> str:
+    """Bytes in the unit that reads best.
+
+    Example:
+        >>> bytes_text(2_500_000), bytes_text(12)
+        ('2.5 MB', '12 bytes')
+    """
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if n >= size:
+            return f"{n / size:.3g} {unit}"
+    return f"{n:.0f} bytes"

@@ -1,0 +1,157 @@
+"""The portfolio: every named format over the array as it is, and every useful unfolding, direct methods first.
+
+It is what `decompose(x, "auto", …)` runs: its answer is never larger, at the asked error, than that of any fixed format it
+tried, nor than the truncated SVD of the best unfolding.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import combinations
+from math import prod
+
+import torch
+from torch import Tensor
+
+from tnkit.decompose import Target, methods_for, run
+from tnkit.errors import BudgetError, OptionError, RankError, ShapeError
+from tnkit.formats import FormatSpec, Layout, LowRankSpec
+from tnkit.registry import FORMATS
+from tnkit.report import FitReport
+from tnkit.search.front import Candidate, SearchResult, pareto_front
+from tnkit.solvers import Control
+
+__all__ = ["Portfolio", "unfoldings"]
+
+#: More modes than this, and only contiguous unfoldings and single modes are tried.
+ALL_UNFOLDINGS_UP_TO = 6
+
+
+def unfoldings(d: int) -> tuple[tuple[int, ...], ...]:
+    """Sets of row modes, one for each unfolding that is worth a try (the complement gives the same matrix, transposed).
+
+    Example:
+        >>> unfoldings(3)
+        ((0,), (0, 1), (0, 2))
+    """
+    if d < 2:
+        return ()
+    if d <= ALL_UNFOLDINGS_UP_TO:
+        rest = range(1, d)
+        return tuple((0, *chosen) for k in range(d - 1) for chosen in combinations(rest, k))
+    chains = [tuple(range(k)) for k in range(1, d)]
+    return tuple(dict.fromkeys([*chains, *((k,) for k in range(d))]))
+
+
+@dataclass(frozen=True, slots=True)
+class Portfolio:
+    """Try the fixed formats.
+
+    Attributes:
+        time_limit_s: no new iterative method is started after this; direct ones are always run.
+        formats: names; all registered ones by default.
+    """
+
+    time_limit_s: float = 30.0
+    formats: tuple[str, ...] | None = None
+
+    def search(
+        self,
+        x: Tensor,
+        norm: float,
+        *,
+        eps: float | None,
+        max_params: int | None,
+        rng: torch.Generator,
+        control: Control,
+        asked: str = "",
+    ) -> SearchResult:
+        """Fit the candidates.
+
+        Args:
+            x: engine tensor.
+            norm: of it.
+            eps: relative error.
+            max_params: entries that may be stored.
+            rng: random numbers.
+            control: deadline and progress.
+            asked: the target in words.
+
+        Raises:
+            BudgetError: no candidate fits the size budget.
+        """
+        begun = time.monotonic()
+        limited = control.within(self.time_limit_s)
+        target = Target(eps=eps, max_params=max_params)
+        tried: list[Candidate] = []
+        left_out: list[tuple[str, str]] = []
+        for label, spec, layout in _sorted_by_cost(self._specs(tuple(x.shape)), target):
+            methods = methods_for(layout, target)
+            iterative = bool(methods) and not methods[0].deterministic
+            if not methods:
+                left_out.append((label, "no method takes what is asked"))
+            elif limited.out_of_time and iterative and tried:
+                left_out.append((label, "the time was up"))
+            else:
+                wanted = _capped(target, tried, iterative=iterative)
+                try:
+                    fit = run(x, norm, spec, layout, wanted, method=methods[0], rng=rng, control=limited, asked=asked)
+                except (BudgetError, RankError) as error:
+                    left_out.append((label, str(error).split(". ")[0]))
+                    continue
+                tried.append(Candidate(label, fit))
+        if not tried:
+            raise BudgetError(
+                f"No format of shape {tuple(x.shape)} fits what was asked ({asked}). Allow more parameters."
+            )
+        best = min(tried, key=lambda c: _score(c.fit, eps))
+        why = f"the smallest of {len(tried)} structures that were tried; {best.fit.why}"
+        if eps is None:
+            why = f"the most accurate of {len(tried)} structures that were tried; {best.fit.why}"
+        best = Candidate(best.label, replace(best.fit, why=f"{best.label}, {why}", elapsed_s=time.monotonic() - begun))
+        return SearchResult(pareto_front(tried), best, tuple(tried), tuple(left_out), time.monotonic() - begun)
+
+    def _specs(self, shape: tuple[int, ...]) -> Iterator[tuple[str, FormatSpec, Layout]]:
+        for name in self.formats or FORMATS.names():
+            spec = FORMATS.get(name)
+            if name == "lowrank" and len(shape) > 1:
+                for rows in unfoldings(len(shape)):
+                    unfolded = LowRankSpec(row_modes=rows)
+                    yield f"lowrank of modes {rows}", unfolded, unfolded.layout(shape)
+                continue
+            try:
+                yield name, spec, spec.layout(shape)
+            except (ShapeError, OptionError):
+                continue
+
+
+def _sorted_by_cost(
+    specs: Iterator[tuple[str, FormatSpec, Layout]], target: Target
+) -> list[tuple[str, FormatSpec, Layout]]:
+    """Direct methods first."""
+
+    def iterative(item: tuple[str, FormatSpec, Layout]) -> bool:
+        methods = methods_for(item[2], target)
+        return bool(methods) and not methods[0].deterministic
+
+    return sorted(specs, key=iterative)
+
+
+def _capped(target: Target, tried: list[Candidate], *, iterative: bool) -> Target:
+    """An iterative method need not look where a direct one is smaller already: give it that size as its limit."""
+    if not iterative or target.eps is None:
+        return target
+    reached = [c.fit for c in tried if c.fit.rel_error <= target.eps * (1 + 1e-9)]
+    if not reached:
+        return target
+    entries = min(sum(prod(t.shape) for t in fit.tensor.tensors()) for fit in reached)
+    return replace(target, max_params=entries if target.max_params is None else min(entries, target.max_params))
+
+
+def _score(fit: FitReport, eps: float | None) -> tuple[float, float]:
+    if eps is None:
+        return (fit.rel_error, fit.n_params)
+    met = fit.rel_error <= eps * (1 + 1e-9)
+    return (float(fit.n_params), fit.rel_error) if met else (float("inf"), fit.rel_error)
