@@ -1,4 +1,4 @@
-"""The front doors: decompose, search, explain. Conversion at the boundary, the automatic choice, errors with context."""
+"""The front doors: decompose, search, explain. The boundary, the automatic choice, errors in context."""
 
 from __future__ import annotations
 
@@ -213,7 +213,7 @@ def explain(
     """
     request = _request(x, rank=rank, eps=eps, budget=budget)
     if isinstance(format, str) and format == "auto":
-        why = "tries every named format and every useful unfolding, direct methods first, and keeps the smallest that fits"
+        why = "tries every named format and useful unfolding, direct methods first, and keeps the smallest that fits"
         return Explanation("auto", "portfolio", why, (), (), prod(request.tensor.shape))
     layout = as_spec(format).layout(tuple(request.tensor.shape))
     target = _target(layout, rank, request)
@@ -268,9 +268,7 @@ def _request(x: ArrayLike, *, rank: Any, eps: Any, budget: Any) -> _Request:
     if limits.max_error is not None:
         eps = limits.max_error if eps is None else min(eps, limits.max_error)
     parts = 2 if incoming.tensor.is_complex() else 1
-    real_limit = limits.max_params(
-        incoming.tensor.numel() * parts, incoming.dtype if parts == 1 else incoming.tensor.dtype
-    )
+    real_limit = limits.max_params(incoming.tensor.numel() * parts, incoming.dtype)
     if rank is None and eps is None and real_limit is None:
         raise OptionError(
             "Say how small or how exact: give at least one of rank=, eps= and budget=. Example: eps=1e-2."

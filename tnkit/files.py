@@ -50,6 +50,7 @@ __all__ = [
 
 PathLikeStr: TypeAlias = "str | PathLike[str]"
 NumPyArray: TypeAlias = "np.ndarray[Any, Any]"
+Reader: TypeAlias = "Callable[[Path, str | None], NumPyArray]"
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 #: Suffixes that `read_array` and `write_array` know.
@@ -87,7 +88,7 @@ def read_array(path: PathLikeStr, name: str | None = None) -> NumPyArray:
         tnkit.errors.FileFormatError: missing.npy: no such file. Check the path.
     """
     file = Path(path)
-    reader = _by_suffix(file, _READERS, "read")
+    reader: Reader = _by_suffix(file, _READERS, "read")
     require_file(file)
     array = reader(file, name)
     if array.dtype.kind not in "biufc":
@@ -263,7 +264,7 @@ def _levels(values: NumPyArray, file: Path) -> NumPyArray:
     return np.clip(np.round(finite), 0, 255).astype(np.uint8)
 
 
-_READERS: dict[str, Callable[[Path, str | None], NumPyArray]] = {
+_READERS: dict[str, Reader] = {
     ".npy": _read_npy,
     ".npz": _read_npz,
     ".safetensors": _read_tensor,
@@ -312,7 +313,8 @@ def _check_header(file: Path) -> None:
         )
     if size < LENGTH_BYTES + length <= LENGTH_BYTES + MAX_HEADER:
         raise FileFormatError(
-            f"{file}: is cut short: its header alone needs {LENGTH_BYTES + length} bytes, and it has {size}. Write it again."
+            f"{file}: is cut short: its header alone needs {LENGTH_BYTES + length} bytes, and it has "
+            f"{size}. Write it again."
         )
     try:
         entries = json.loads(header)

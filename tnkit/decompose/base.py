@@ -23,7 +23,7 @@ class Target:
     """What is asked; all that is given holds at once, and at least one is given.
 
     Attributes:
-        ranks: with nothing else the ranks of the result (a smaller one where a rank cannot help); otherwise upper limits.
+        ranks: alone: the ranks of the result (smaller where a rank cannot help); otherwise upper limits.
         eps: relative Frobenius error.
         max_params: stored entries of the tensors (entries, not real numbers: a complex one counts once).
     """

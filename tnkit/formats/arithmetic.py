@@ -87,7 +87,7 @@ def add(a: Format, b: Format) -> Format:
 
 
 def _choice(a: Format, b: Format) -> Network:
-    """Both networks, joined at their modes by a label of two values: at the first b is one everywhere, at the second a."""
+    """Both networks, joined at their modes by a label of two values: at the first b is one, at the second a is."""
     top_a, top_b = modes_of(a.topology(), "a"), modes_of(b.topology(), "b")
     if any(c is not None for c in top_a.constants + top_b.constants):
         dense_a, dense_b = _dense(a), _dense(b)

@@ -1,4 +1,4 @@
-"""Format: a tensor kept as a small network of tensors. A concrete format says its tensors and topology; the rest is here.
+"""Format: a tensor kept as a small network of tensors. A concrete one says its tensors and graph; the rest is here.
 
 Example:
     >>> import torch
@@ -220,7 +220,7 @@ class Format(ABC):
     # --- operations ------------------------------------------------------------------------------------------------
 
     def at(self, indices: Any) -> Tensor:
-        """The entries at many indices, without the dense tensor; `indices` is (N, ndim), negative ones count from the end."""
+        """Entries at (N, ndim) indices, without the dense tensor; negative ones count from the end."""
         return operations.at(self, indices)
 
     def norm(self) -> Tensor:

@@ -84,10 +84,10 @@ def ht_topology(tree: Tree) -> Topology:
 @as_format
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class HierarchicalTucker(Format):
-    """Hierarchical Tucker (Hackbusch & Kühn 2009, doi:10.1007/s00041-009-9094-9; Grasedyck 2010, doi:10.1137/090764189).
+    """Hierarchical Tucker (Hackbusch & Kühn 2009, doi:10.1007/s00041-009-9094-9; Grasedyck, doi:10.1137/090764189).
 
     Attributes:
-        nodes: in the order of `tree_nodes`: a leaf has shape (n_i, r), an inner node (r_left, r_right, r), the root r = 1.
+        nodes: in the order of `tree_nodes`: a leaf (n_i, r), an inner node (r_left, r_right, r), the root r = 1.
         tree: nested pairs of modes, such as ((0, 1), (2, 3)).
 
     Example:

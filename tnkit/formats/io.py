@@ -12,7 +12,7 @@ Example:
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -147,7 +147,7 @@ def _rebuild(structure: Mapping[str, Any], tensors: dict[str, Tensor]) -> Format
         elif kind == "format":
             inner = _rebuild(part, tensors)
         elif kind in ("tensor", "tensors"):
-            found += [_take(*entry, tensors) for entry in ([part] if kind == "tensor" else part)]
+            found += [_take(entry, tensors) for entry in ([part] if kind == "tensor" else part)]
         else:
             raise ValueError(f"unknown part {kind!r}")
     if inner is not None:
@@ -155,7 +155,8 @@ def _rebuild(structure: Mapping[str, Any], tensors: dict[str, Tensor]) -> Format
     return cls.from_tensors(tuple(found), **static)
 
 
-def _take(name: str, dtype: str, tensors: dict[str, Tensor]) -> Tensor:
+def _take(entry: Sequence[str], tensors: dict[str, Tensor]) -> Tensor:
+    name, dtype = entry
     t = tensors.pop(name)
     if dtype in _COMPLEX:
         wide = _COMPLEX[dtype]

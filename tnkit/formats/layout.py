@@ -153,8 +153,8 @@ def matricization(shape: tuple[int, ...], row_modes: int | Sequence[int] | None 
 def bond_caps(topology: Topology, sizes: Mapping[str, int], bonds: Sequence[str]) -> tuple[int, ...]:
     """The largest useful rank of each bond.
 
-    A bond whose cut leaves two parts needs no more than the smaller part has entries; in a loop or a hyperedge the bound
-    is the dense size over the largest mode.
+    A bond whose cut leaves two parts needs no more than the smaller part has entries; in a loop or a hyperedge the
+    bound is the dense size over the largest mode.
     """
     total = prod(sizes[label] for label in topology.output)
     largest = max((sizes[label] for label in topology.output), default=1)

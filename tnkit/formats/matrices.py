@@ -214,7 +214,7 @@ class KroneckerSum(Format):
 
 @lru_cache(maxsize=128)
 def ttm_topology(rows: int, columns: int, order: str) -> Topology:
-    """Interleaved: core k carries (r_k, m_k, n_k, r_{k+1}). Split: a chain over all row modes, then all column modes."""
+    """Interleaved: core k carries (r_k, m_k, n_k, r_{k+1}). Split: a chain over the row modes, then the column modes."""
     output = tuple(f"m{k}" for k in range(rows)) + tuple(f"n{k}" for k in range(columns))
     if order == "split":
         chain = chain_topology(rows + columns)
@@ -343,7 +343,7 @@ class BlockTTSpec(FormatSpec):
     """Block TT of an array read as a matrix.
 
     Attributes:
-        blocks: (j, k): rows are (l, j) and columns (k, i), so there are j·k blocks of size l × i; by default as square as
+        blocks: (j, k): rows are (l, j) and columns (k, i), so j·k blocks of size l × i; by default as square as
             the sizes allow.
         row_modes: which modes are rows (see `LowRankSpec`).
     """

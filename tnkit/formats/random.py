@@ -39,8 +39,7 @@ def random_format(
 ) -> Format:
     """A format whose entries are independent normal numbers, scaled for the dense tensor.
 
-    Every entry of the dense tensor has mean 0 and the stated variance (E|x|² for complex ones). Entries beyond a padding
-    do not count.
+    Every entry of the dense tensor has mean 0 and the stated variance (E|x|² for complex ones).
 
     Args:
         format: a name ("tt", "tucker" …), a spec, or an equation.

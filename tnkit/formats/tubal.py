@@ -22,7 +22,7 @@ __all__ = ["TubalSVD", "TubalSpec"]
 
 @lru_cache(maxsize=128)
 def tubal_topology(depths: tuple[int, ...]) -> Topology:
-    """Left (i0, r, s…) and right (r, i1, t…); each s_k and t_k goes through a DFT to one frequency f_k, and back to i_k."""
+    """Left (i0, r, s…) and right (r, i1, t…); each s_k, t_k goes by a DFT to one frequency f_k, and back to i_k."""
     modes = range(2, 2 + len(depths))
     left = ("i0", "r", *(f"s{k}" for k in modes))
     right = ("r", "i1", *(f"t{k}" for k in modes))
@@ -37,7 +37,7 @@ def tubal_topology(depths: tuple[int, ...]) -> Topology:
 @as_format
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class TubalSVD(Format):
-    """Truncated t-SVD, left * right (Kilmer & Martin 2011, doi:10.1016/j.laa.2010.09.020; order p: doi:10.1137/110841229).
+    """Truncated t-SVD, left * right (Kilmer & Martin 2011, doi:10.1016/j.laa.2010.09.020; doi:10.1137/110841229).
 
     Real outside, complex inside: the stored slices of a real tensor are real, the Fourier matrices are constants.
 
@@ -74,7 +74,7 @@ class TubalSVD(Format):
         left, right = tensors
         if left.shape[2:] != right.shape[2:] or left.shape[1] != right.shape[0] or 0 in left.shape or 0 in right.shape:
             raise ShapeError(
-                f"TubalSVD factors {tuple(left.shape)} and {tuple(right.shape)} do not fit: (n0, r, n2 …) and (r, n1, n2 …)."
+                f"TubalSVD factors {tuple(left.shape)}, {tuple(right.shape)} do not fit: (n0, r, n2 …), (r, n1, n2 …)."
             )
         value = cls(left, right)
         require_network(value)

@@ -24,7 +24,7 @@ def tucker_topology(d: int, *, terms: bool = False) -> Topology:
     """The core, then the factors (i_k, r_k); with `terms`, a hyperedge t in front of all."""
     first = ("t",) if terms else ()
     core = first + tuple(f"r{k}" for k in range(d))
-    return Topology((core, *(first + (f"i{k}", f"r{k}") for k in range(d))), tuple(f"i{k}" for k in range(d)))
+    return Topology((core, *((*first, f"i{k}", f"r{k}") for k in range(d))), tuple(f"i{k}" for k in range(d)))
 
 
 @as_format

@@ -1,0 +1,38 @@
+"""Linear algebra on tensors: truncation, splits, sketches, least squares. It knows nothing of formats.
+
+Tensors in, tensors out, on the device and in the dtype they came in. Energies (squared norms) are Python floats or
+float64 tensors. Nothing is changed in place, nothing is drawn from a global generator.
+"""
+
+from tnkit.linalg.cut import Cut, Split
+from tnkit.linalg.khatri_rao import khatri_rao
+from tnkit.linalg.lstsq import orthonormal, solve_gram, sqrt_psd
+from tnkit.linalg.maxvol import maxvol
+from tnkit.linalg.products import apply_rows, energy, gram, project, residual_energy
+from tnkit.linalg.rank_choice import choose_ranks
+from tnkit.linalg.sketch import count_sketch
+from tnkit.linalg.split import Spectrum, choose_driver, spectrum, split
+from tnkit.linalg.truncation import rank_for_tail, tails
+
+__all__ = [
+    "Cut",
+    "Spectrum",
+    "Split",
+    "apply_rows",
+    "choose_driver",
+    "choose_ranks",
+    "count_sketch",
+    "energy",
+    "gram",
+    "khatri_rao",
+    "maxvol",
+    "orthonormal",
+    "project",
+    "rank_for_tail",
+    "residual_energy",
+    "solve_gram",
+    "spectrum",
+    "split",
+    "sqrt_psd",
+    "tails",
+]

@@ -64,17 +64,17 @@ class Cut:
     norm2: float
     gen: torch.Generator
 
-    def rank(self, s2: Tensor, noise2: float) -> int:
-        """The rank for these squared singular values, each tail of which is known up to `noise2`."""
-        if self.tail2 is None:
-            return self.max_rank
-        return min(self.max_rank, rank_for_tail(s2, self.tail2 - noise2))
+    def rank(self, s2: Tensor, noise2: float = 0.0, least2: float = 0.0) -> int:
+        """The rank for these squared singular values.
 
-    def rank_to_rounding(self, s2: Tensor, noise2: float) -> int:
-        """The rank for exact values, where less than what rounding leaves (`noise2`) is not asked for."""
+        Args:
+            s2: descending.
+            noise2: each tail is known up to this; the rank is on the safe side of it.
+            least2: what rounding leaves anyway; a smaller tolerance is taken as this.
+        """
         if self.tail2 is None:
             return self.max_rank
-        return min(self.max_rank, rank_for_tail(s2, max(self.tail2, noise2)))
+        return min(self.max_rank, rank_for_tail(s2, max(self.tail2, least2) - noise2))
 
 
 def rounding2(dtype: torch.dtype, size: int, norm2: float) -> float:
@@ -84,10 +84,8 @@ def rounding2(dtype: torch.dtype, size: int, norm2: float) -> float:
 
 def gram_noise2(dtype: torch.dtype, norm2: float, *, precise: bool) -> float:
     """The error of a tail that is read from a Gram matrix; a hundred times this is needed to trust it to 1 %."""
-    exact = dtype in (torch.float64, torch.complex128)
-    if exact or precise:
-        return 4 * torch.finfo(torch.float64).eps * norm2 + (0.0 if exact else residual_noise2(dtype, norm2))
-    return 2.5e-8 * norm2
+    exact = precise or dtype in (torch.float64, torch.complex128)
+    return (4 * torch.finfo(torch.float64).eps if exact else 2.5e-8) * norm2
 
 
 def residual_noise2(dtype: torch.dtype, norm2: float) -> float:
@@ -117,13 +115,18 @@ def finish(a: Tensor, basis: Tensor, s2: Tensor, cut: Cut, driver: str, *, trust
     return Split(basis, rest, s2, lost, _means_something(a, lost, cut.norm2), driver)
 
 
-def certify(a: Tensor, basis: Tensor, rest: Tensor, norm2: float) -> tuple[float, bool]:
-    """‖a − basis rest‖² and whether the number means something; by subtraction where that is not noise."""
-    lost = norm2 - energy(rest)
+def certify(a: Tensor, q: Tensor, b: Tensor, inner: Tensor, norm2: float) -> float:
+    """‖a − q b‖² for b = qᴴ a and inner = b bᴴ: by subtraction where that tells, else from the residual itself.
+
+    The subtraction is ‖a‖² − 2 tr(b bᴴ) + tr(qᴴ q b bᴴ): a q that is orthonormal to single precision only does not
+    spoil it.
+    """
+    captured = inner.diagonal().real.sum()
+    overlap = q.to(inner.dtype)
+    lost = norm2 - float(2 * captured - ((overlap.mH @ overlap) * inner.mT).sum().real)
     if lost >= 400 * torch.finfo(a.dtype).eps * norm2:
-        return lost, True
-    lost = residual_energy(a, basis, rest)
-    return lost, _means_something(a, lost, norm2)
+        return lost
+    return residual_energy(a, q, b)
 
 
 def _means_something(a: Tensor, lost: float, norm2: float) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tnkit.linalg.cut import Cut, Split, finish, gram_noise2, left_from_right
+from tnkit.linalg.cut import Cut, Split, finish, gram_noise2, left_from_right, residual_noise2, rounding2
 from tnkit.linalg.products import gram
 from tnkit.registry import SPLIT_DRIVERS
 
@@ -25,7 +25,7 @@ def gram_split(a: Tensor, cut: Cut) -> Split:
     """
     rough = a.dtype in (torch.float32, torch.complex64)
     need = 100 * gram_noise2(a.dtype, cut.norm2, precise=False)
-    if rough and (cut.tail2 is None or cut.tail2 >= need):
+    if rough and (cut.max_rank < min(a.shape) if cut.tail2 is None else cut.tail2 >= need):
         done = _attempt(a, cut, precise=False, need=need)
         if done is not None:
             return done
@@ -39,13 +39,14 @@ def _attempt(a: Tensor, cut: Cut, *, precise: bool, need: float) -> Split | None
     m, n = a.shape
     noise2 = gram_noise2(a.dtype, cut.norm2, precise=precise)
     s2, vectors = gram_eigen(a if m <= n else a.mT, precise=precise)
-    r = cut.rank(s2, noise2)
+    rough = a.dtype in (torch.float32, torch.complex64)
+    r = cut.rank(s2, noise2, rounding2(a.dtype, min(m, n), cut.norm2) if rough else 0.0)
     if r < min(m, n) and float(s2[r:].sum()) < need:
         return None
     basis = vectors[:, :r].to(a.dtype, copy=True, memory_format=torch.contiguous_format)
     if m > n:
         basis = left_from_right(a, basis.conj().resolve_conj())
-    return finish(a, basis, s2, cut, "gram", trust2=100 * noise2)
+    return finish(a, basis, s2, cut, "gram", trust2=max(100 * noise2, 64 * residual_noise2(a.dtype, cut.norm2)))
 
 
 def gram_eigen(a: Tensor, *, precise: bool) -> tuple[Tensor, Tensor]:

@@ -22,7 +22,7 @@ def qr_split(a: Tensor, cut: Cut) -> Split:
     noise2 = rounding2(a.dtype, min(m, n), cut.norm2)
     u, s, _ = safe_svd(triangle(a.mT).mT if m <= n else triangle(a).mH)
     s2 = s.to(torch.float64).square()
-    basis = u[:, : cut.rank_to_rounding(s2, noise2)].clone(memory_format=torch.contiguous_format)
+    basis = u[:, : cut.rank(s2, least2=noise2)].clone(memory_format=torch.contiguous_format)
     if m > n:
         basis = left_from_right(a, basis)
     return finish(a, basis, s2, cut, "qr", trust2=1e4 * noise2)

@@ -95,7 +95,6 @@ class _State:
     u: Tensor
     s2: Tensor
     missed: float  # ‖a‖² − ‖b‖²
-    certain: bool
     rank: int
     fits: bool  # the tolerance is met within max_rank
 
@@ -106,24 +105,25 @@ class _State:
 
 def _measure(a: Tensor, q: Tensor, b: Tensor | None, cut: Cut) -> _State:
     b = project(q, a) if b is None else b
-    missed, certain = certify(a, q, b, cut.norm2)
-    s2, u = torch.linalg.eigh(cross(b))
+    inner = cross(b)
+    missed = certify(a, q, b, inner, cut.norm2)
+    s2, u = torch.linalg.eigh(inner)
     s2, u = s2.flip(0).clamp_min(0), u.flip(1)
-    rank, fits = _rank(s2, missed, cut)
+    rank, fits = _rank(s2, missed, cut, a.dtype)
     if missed + float(tails(s2)[rank]) < 1000 * torch.finfo(torch.float64).eps * cut.norm2:
         left, s, _ = safe_svd(triangle(b.mT).mT)  # the Gram of b does not resolve that
         s2, u = s.to(torch.float64).square(), left.to(u.dtype)
-        rank, fits = _rank(s2, missed, cut)
-    return _State(q, b, u, s2, missed, certain, rank, fits)
+        rank, fits = _rank(s2, missed, cut, a.dtype)
+    return _State(q, b, u, s2, missed, rank, fits)
 
 
-def _rank(s2: Tensor, missed: float, cut: Cut) -> tuple[int, bool]:
+def _rank(s2: Tensor, missed: float, cut: Cut, dtype: torch.dtype) -> tuple[int, bool]:
     """The rank, and whether the tolerance is met at it."""
     k = s2.shape[0]
     if cut.tail2 is None:
         return min(cut.max_rank, k), True
     noise2 = 4 * torch.finfo(torch.float64).eps * cut.norm2
-    allowed = max(cut.tail2, rounding2(s2.dtype, 4 * k, cut.norm2))
+    allowed = max(cut.tail2, rounding2(dtype, 4 * k, cut.norm2))
     left = tails(s2) + missed
     margin = noise2 if allowed > 100 * noise2 else 0.0
     rank = max(1, int((left > allowed - margin).sum()))
@@ -207,7 +207,8 @@ class _Finder:
             s2, self.vectors = _eigen(self.sketch)
             tail = tails(s2)
             share = self.cut.norm2 / max(float(tail[0]), 1e-300)
-            guess = int((tail * share > 0.9 * self.cut.tail2).sum())
+            least = 100 * gram_noise2(self.a.dtype, self.cut.norm2, precise=True)  # of the sketch; the rest grows later
+            guess = int((tail * share > max(0.9 * self.cut.tail2, least)).sum())
         guess = min(guess + oversampling(guess), self.cut.max_rank + oversampling(self.cut.max_rank))
         return guess if guess <= limit else None
 
@@ -240,7 +241,7 @@ class _Finder:
 
 def _eigen(y: Tensor) -> tuple[Tensor, Tensor]:
     """Squared singular values and left singular vectors of a small sketch, through the Gram matrix of its rows."""
-    return gram_eigen(y, precise=False)
+    return gram_eigen(y, precise=True)
 
 
 def _leading(y: Tensor, k: int, cut: Cut) -> Tensor:

@@ -55,7 +55,7 @@ def svd_split(a: Tensor, cut: Cut) -> Split:
         u, s, _ = safe_svd(a)
     s2 = s.to(torch.float64).square()
     noise2 = rounding2(a.dtype, min(m, n), cut.norm2)
-    basis = u[:, : cut.rank_to_rounding(s2, noise2)].clone(memory_format=torch.contiguous_format)
+    basis = u[:, : cut.rank(s2, least2=noise2)].clone(memory_format=torch.contiguous_format)
     return finish(a, basis, s2, cut, "svd", trust2=1e4 * noise2)
 
 

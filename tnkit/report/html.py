@@ -14,12 +14,11 @@ from __future__ import annotations
 
 import html as _html
 import math
-import os
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tnkit.files import PathLikeStr, replacing
 from tnkit.report.pictures import data_uri
 from tnkit.report.style import STYLE
 
@@ -151,21 +150,16 @@ def curve(values: Sequence[float], caption: str) -> str:
     )
 
 
-def write_page(path: str | os.PathLike[str], text: str) -> Path:
+def write_page(path: PathLikeStr, text: str) -> Path:
     """Write a page under a temporary name and rename it, so that no half of it is ever seen.
 
     Returns:
         Where it stands.
+
+    Raises:
+        FileFormatError: the folder is not there, no permission, no space.
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(name).chmod(0o644)
-        Path(name).replace(target)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with replacing(target) as temporary:
+        temporary.write_text(text, encoding="utf-8")
     return target

@@ -1,7 +1,7 @@
 """The portfolio: every named format over the array as it is, and every useful unfolding, direct methods first.
 
-It is what `decompose(x, "auto", …)` runs: its answer is never larger, at the asked error, than that of any fixed format it
-tried, nor than the truncated SVD of the best unfolding.
+It is what `decompose(x, "auto", …)` runs: its answer is never larger, at the asked error, than that of any fixed format
+it tried, nor than the truncated SVD of the best unfolding.
 """
 
 from __future__ import annotations

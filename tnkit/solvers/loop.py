@@ -51,7 +51,7 @@ class Control:
 
     Attributes:
         max_steps: steps at the most.
-        tol: stop when the error has fallen by less than this, relative to itself, over `patience` steps; 0 switches it off.
+        tol: stop when the error has fallen by less than this part of itself over `patience` steps; 0: never.
         patience: over how many steps.
         target: stop when the error is at or below this.
         deadline: stop when `time.monotonic()` passes this.

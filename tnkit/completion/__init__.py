@@ -1,0 +1,3 @@
+"""Completion of arrays that are observed in part."""
+
+__all__: list[str] = []

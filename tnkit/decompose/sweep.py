@@ -1,0 +1,313 @@
+"""One sweep of alternating least squares on any topology, with the partial contractions shared between nodes.
+
+Node k enters the dense tensor linearly: x̂ = E_k θ_k with E_k the contraction of all others. Its best value solves
+E_kᴴE_k θ_k = E_kᴴx. Neither E_k nor its product with θ_k is formed: E_kᴴE_k is a small network, and E_kᴴx is the
+array contracted with the conjugated other nodes. A dimension tree over the nodes shares those contractions: for the left
+half of the nodes, the right half is contracted into the array once, and so on downwards (Phan, Tichavský, Cichocki,
+doi:10.1109/TSP.2013.2269903, for CP; here for any topology).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import prod, sqrt
+
+import torch
+from torch import Tensor
+
+from tnkit.linalg.lstsq import solve_gram
+from tnkit.linalg.products import wide_dtype
+from tnkit.network import Topology, contract
+
+__all__ = ["LeastSquares", "NodeLabels"]
+
+Labels = tuple[str, ...]
+
+#: Above this share of ‖x‖² the difference of inner products tells the error to about 1e-3; below, it is measured.
+SAFE_SHARE = {torch.float32: 1e-3, torch.float64: 1e-11, torch.complex64: 1e-3, torch.complex128: 1e-11}
+
+
+@dataclass(frozen=True, slots=True)
+class NodeLabels:
+    """The labels of a node, by what they mean for its least-squares problem.
+
+    Attributes:
+        batch: open, and on other nodes as well: one problem for each value.
+        bond: internal, and on other nodes: the unknowns of a problem.
+        free: open, on this node only: one right side for each value.
+        lone: internal, on this node only: summed, so only the sum matters.
+    """
+
+    batch: Labels
+    bond: Labels
+    free: Labels
+    lone: Labels
+
+    @staticmethod
+    def of(topology: Topology, node: int) -> NodeLabels:
+        """Sorted for one node."""
+        others = {label for k, labels in enumerate(topology.inputs) if k != node for label in labels}
+        kinds: dict[tuple[bool, bool], list[str]] = {(a, b): [] for a in (True, False) for b in (True, False)}
+        for label in topology.inputs[node]:
+            kinds[label in topology.output, label in others].append(label)
+        return NodeLabels(*(tuple(kinds[key]) for key in ((True, True), (False, True), (True, False), (False, False))))
+
+
+class LeastSquares:
+    """The least-squares problems of all nodes of a network for one array.
+
+    Args:
+        x: the array, in the order of the topology's open labels.
+        topology: of the network; constants are filled in.
+        norm: ‖x‖.
+        orthogonal: whether nodes are orthogonalised (or their slices normalised) after their update, which changes the
+            representation and not the tensor, and keeps the next problem well conditioned.
+    """
+
+    def __init__(self, x: Tensor, topology: Topology, norm: float, *, orthogonal: bool = True) -> None:
+        constants = {k: c.tensor(x.dtype, x.device) for k, c in enumerate(topology.constants) if c is not None}
+        self.x, self.norm, self.real = x, norm, not x.is_complex()
+        self.graph = Topology(topology.inputs, topology.output)
+        self.parameters = topology.parameters
+        self.dtype = x.dtype
+        for constant in constants.values():
+            self.dtype = torch.promote_types(self.dtype, constant.dtype)
+        self.constants = {k: c.to(self.dtype) for k, c in constants.items()}
+        self.data = x if x.dtype == self.dtype else x.to(self.dtype)
+        self.wide = wide_dtype(self.dtype)
+        self.labels = {k: NodeLabels.of(self.graph, k) for k in self.parameters}
+        self.orthogonal = orthogonal
+        self.order = tuple(sorted(self.parameters, key=self._first_mode))
+        self._graphs: dict[object, Topology] = {}
+
+    def _first_mode(self, node: int) -> tuple[int, int]:
+        modes = [self.graph.output.index(label) for label in self.graph.inputs[node] if label in self.graph.output]
+        return (min(modes, default=len(self.graph.output)), node)
+
+    # -- between parameters and nodes
+
+    def nodes(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """All nodes, constants included, in one dtype."""
+        given = iter(tensors)
+        return [
+            self.constants[k] if k in self.constants else next(given).to(self.dtype)
+            for k in range(len(self.graph.inputs))
+        ]
+
+    def tensors(self, nodes: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The parameters in the array's own dtype."""
+        return tuple(self._own(nodes[k]) for k in self.parameters)
+
+    def _own(self, t: Tensor) -> Tensor:
+        return (t.real if self.real and t.is_complex() else t).to(self.x.dtype)
+
+    def dense(self, nodes: Sequence[Tensor]) -> Tensor:
+        """The dense tensor."""
+        whole = contract(self.graph, nodes)
+        return whole.real if self.real and whole.is_complex() else whole
+
+    def residual(self, nodes: Sequence[Tensor]) -> tuple[Tensor, float]:
+        """X − x̂ and its relative norm."""
+        rest = self.x - self.dense(nodes)
+        return rest, float(torch.linalg.vector_norm(rest)) / self.norm
+
+    def error(self, tensors: Sequence[Tensor]) -> float:
+        """The measured relative error."""
+        return self.residual(self.nodes(tensors))[1]
+
+    # -- contractions
+
+    def network(self, terms: Sequence[tuple[Tensor, Labels]], output: Labels) -> Tensor:
+        key = (tuple(labels for _, labels in terms), output)
+        graph = self._graphs.get(key)
+        if graph is None:
+            graph = self._graphs[key] = Topology(key[0], output)
+        return contract(graph, [t for t, _ in terms])
+
+    def leaves(self, nodes: list[Tensor], data: Tensor) -> Iterator[tuple[int, Tensor, tuple[int, ...]]]:
+        """For each parameter node, in order, the right side E_kᴴ data with the labels batch, bond, free.
+
+        The third entry names the nodes that no partial contraction holds, so that they may change as well.
+
+        `nodes` is read when a node's turn comes, so that a caller who updates it between turns gets Gauss–Seidel sweeps
+        and one who does not gets the gradient.
+        """
+        sizes = self.graph.sizes([t.shape for t in nodes])
+        everything = tuple(range(len(nodes)))
+        yield from self._descend(nodes, sizes, self.order, data, self.graph.output, everything)
+
+    def _descend(
+        self,
+        nodes: list[Tensor],
+        sizes: dict[str, int],
+        update: tuple[int, ...],
+        part: Tensor,
+        labels: Labels,
+        pending: tuple[int, ...],
+    ) -> Iterator[tuple[int, Tensor, tuple[int, ...]]]:
+        if len(update) == 1:
+            k = update[0]
+            kinds = self.labels[k]
+            rest = [(nodes[j].conj(), self.graph.inputs[j]) for j in pending if j != k]
+            yield k, self.network([*rest, (part, labels)], kinds.batch + kinds.bond + kinds.free), pending
+            return
+        for mine, others in self._halves(sizes, update, labels, pending):
+            taken = self._absorbed(sizes, others, labels, pending)
+            if not taken:
+                yield from self._descend(nodes, sizes, mine, part, labels, pending)
+                continue
+            left = tuple(j for j in pending if j not in taken)
+            output = self._remaining(taken, labels, left)
+            terms = [(nodes[j].conj(), self.graph.inputs[j]) for j in taken]
+            smaller = self.network([*terms, (part, labels)], output)
+            yield from self._descend(nodes, sizes, mine, smaller, output, left)
+
+    def _remaining(self, taken: Sequence[int], labels: Labels, left: Sequence[int]) -> Labels:
+        """What is left of the array's labels, those of the network first, after some nodes were contracted into it."""
+        needed = {label for j in left for label in self.graph.inputs[j]}
+        touched = dict.fromkeys([*(label for j in taken for label in self.graph.inputs[j]), *labels])
+        kept = [label for label in touched if label in needed]
+        return tuple(sorted(kept, key=lambda label: label in self.graph.output))
+
+    def _absorbed(
+        self, sizes: dict[str, int], others: Sequence[int], labels: Labels, pending: Sequence[int]
+    ) -> tuple[int, ...]:
+        """The nodes that carry modes, if contracting them makes nothing larger than the array."""
+        taken = tuple(j for j in others if any(label in labels for label in self.graph.inputs[j] if label in self.graph.output))
+        left = [j for j in pending if j not in taken]
+        entries = prod(sizes[label] for label in self._remaining(taken, labels, left))
+        return taken if taken and entries <= self.x.numel() else ()
+
+    def _halves(
+        self, sizes: dict[str, int], update: tuple[int, ...], labels: Labels, pending: Sequence[int]
+    ) -> tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]:
+        """The cut of a run of nodes whose two partial contractions are smallest together."""
+
+        def entries(others: Sequence[int]) -> float:
+            left = [j for j in pending if j not in others]
+            return float(prod(sizes[label] for label in self._remaining(others, labels, left)))
+
+        at = min(range(1, len(update)), key=lambda s: entries(update[:s]) + entries(update[s:]))
+        return (update[:at], update[at:]), (update[at:], update[:at])
+
+    def pair(self, nodes: Sequence[Tensor], j: int) -> list[tuple[Tensor, Labels]]:
+        """conj(node j) and node j, contracted over the modes that are theirs alone if that is small."""
+        primed = tuple(label if label in self.graph.output else label + "'" for label in self.graph.inputs[j])
+        node = nodes[j].to(self.wide)
+        both = [(node.conj(), primed), (node, self.graph.inputs[j])]
+        others = {label for k, labels in enumerate(self.graph.inputs) if k != j for label in labels}
+        kept = tuple(label for label in self.graph.inputs[j] if label in others)
+        inner = tuple(label for label in kept if label not in self.graph.output)
+        shape = dict(zip(self.graph.inputs[j], node.shape, strict=True))
+        if prod(shape[label] for label in kept) * prod(shape[label] for label in inner) > 4 * node.numel() + 4096:
+            return both
+        output = tuple(label for label in kept if label in self.graph.output)
+        output += tuple(label + "'" for label in inner) + inner
+        return [(self.network(both, output), output)]
+
+    def gram(self, pairs: dict[int, list[tuple[Tensor, Labels]]], k: int) -> Tensor:
+        """EᴴE of node k in float64, (batch, bond', bond)."""
+        kinds = self.labels[k]
+        terms = [term for j, pair in pairs.items() if j != k for term in pair]
+        if not terms:
+            return torch.ones((), dtype=self.wide, device=self.x.device)
+        g = self.network(terms, kinds.batch + tuple(label + "'" for label in kinds.bond) + kinds.bond)
+        return g.real if self.real and g.is_complex() else g
+
+    # -- the sweep
+
+    def sweep(self, tensors: Sequence[Tensor], ridge: float = 0.0) -> tuple[tuple[Tensor, ...], float]:
+        """Update every node once.
+
+        Args:
+            tensors: the parameters.
+            ridge: pull towards the old value of a node, as a share of the mean eigenvalue of EᴴE.
+
+        Returns:
+            The new parameters, and the relative error after them.
+        """
+        nodes = self.nodes(tensors)
+        pairs = {j: self.pair(nodes, j) for j in range(len(nodes))}
+        share = 1.0
+        for k, rhs, loose in self.leaves(nodes, self.data):
+            nodes[k], share = self._solve(nodes[k], k, self.gram(pairs, k), rhs, ridge)
+            changed = self._regauge_(nodes, k, loose) if self.orthogonal else ()
+            for j in (k, *changed):
+                pairs[j] = self.pair(nodes, j)
+        if share > SAFE_SHARE[self.x.dtype]:
+            return self.tensors(nodes), sqrt(share)
+        new = self.tensors(nodes)
+        return new, self.error(new)
+
+    def _solve(self, old: Tensor, k: int, gram: Tensor, rhs: Tensor, ridge: float) -> tuple[Tensor, float]:
+        kinds, labels = self.labels[k], self.graph.inputs[k]
+        shape = dict(zip(labels, old.shape, strict=True))
+        batch, bond, free = (prod(shape[label] for label in part) for part in (kinds.batch, kinds.bond, kinds.free))
+        lone = prod(shape[label] for label in kinds.lone)
+        rhs = rhs.real if self.real and rhs.is_complex() else rhs
+        right = rhs.reshape(batch, bond, free).to(gram.dtype)
+        g = gram.expand(tuple(shape[label] for label in kinds.batch) + gram.shape[len(kinds.batch):]) if kinds.batch else gram
+        g = g.reshape(batch, bond, bond)
+        order = [labels.index(label) for label in (*kinds.batch, *kinds.bond, *kinds.free, *kinds.lone)]
+        before = old.permute(order).reshape(batch, bond, free, lone).sum(-1)
+        before = (before.real if self.real and before.is_complex() else before).to(gram.dtype)
+        # what E does not see keeps its old value; without a pull it would be rounding divided by rounding
+        pull = max(ridge, 8 * torch.finfo(self.x.dtype).eps) * g.diagonal(dim1=-2, dim2=-1).real.mean(-1)
+        theta = solve_gram(g, right + pull[:, None, None] * before, pull)
+        inner = 2 * (right.conj() * theta).real.sum() - (theta.conj() * (g @ theta)).real.sum()
+        share = 1.0 - float(inner) / self.norm**2
+        parts = [shape[label] for label in (*kinds.batch, *kinds.bond, *kinds.free)]
+        spread = (theta / lone).reshape(*parts, *(1 for _ in kinds.lone))
+        spread = spread.expand(*parts, *(shape[label] for label in kinds.lone))
+        back = [order.index(axis) for axis in range(len(order))]
+        return spread.permute(back).contiguous().to(self.dtype), share
+
+    # -- other representations of the same tensor
+
+    def _regauge_(self, nodes: list[Tensor], k: int, loose: Sequence[int]) -> tuple[int, ...]:
+        """Make node k orthonormal towards the next node it shares a bond with, or normalise its hyperedges.
+
+        Only nodes that no partial contraction holds may take the factor up. The next one in order is among them: a
+        partial contraction that holds it serves a run of nodes that ends with k.
+        """
+        ahead = self.order.index(k)
+        following = [*self.order[ahead + 1 :], *self.order[:ahead]]
+        following = [m for m in following if m in loose or m == following[0]]
+        changed: list[int] = []
+        turned = False
+        for m in following:
+            for label in self.labels[k].bond:
+                holders = self.graph.nodes_of(label)
+                if m not in holders or label not in self.graph.inputs[m]:
+                    continue
+                if len(holders) == 2:
+                    if not turned and self._turn_(nodes, k, m, label):
+                        turned = True
+                        changed.append(m)
+                elif all(j not in self.constants for j in holders) and m == next(j for j in following if j in holders):
+                    self._normalise_(nodes, k, m, label)
+                    changed.append(m)
+        return tuple(changed)
+
+    def _turn_(self, nodes: list[Tensor], k: int, m: int, label: str) -> bool:
+        axis, other = self.graph.inputs[k].index(label), self.graph.inputs[m].index(label)
+        node = nodes[k].movedim(axis, -1)
+        tall = node.reshape(-1, node.shape[-1])
+        if tall.shape[0] < tall.shape[1]:
+            return False
+        q, r = torch.linalg.qr(tall)
+        phase = torch.sgn(r.diagonal())
+        phase = torch.where(phase == 0, torch.ones_like(phase), phase)
+        nodes[k] = (q * phase).reshape(node.shape).movedim(-1, axis).contiguous()
+        nodes[m] = torch.tensordot(phase.conj()[:, None] * r, nodes[m], dims=([1], [other])).movedim(0, other).contiguous()
+        return True
+
+    def _normalise_(self, nodes: list[Tensor], k: int, m: int, label: str) -> None:
+        axis, other = self.graph.inputs[k].index(label), self.graph.inputs[m].index(label)
+        norms = torch.linalg.vector_norm(nodes[k].movedim(axis, 0).flatten(1), dim=1) if nodes[k].ndim > 1 else nodes[k].abs()
+        norms = torch.where(norms > 0, norms, torch.ones_like(norms))
+        shape = [-1 if a == axis else 1 for a in range(nodes[k].ndim)]
+        nodes[k] = nodes[k] / norms.reshape(shape)
+        shape = [-1 if a == other else 1 for a in range(nodes[m].ndim)]
+        nodes[m] = nodes[m] * norms.reshape(shape)
