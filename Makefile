@@ -49,7 +49,7 @@ bench: $(VENV)/.ready-bench ## measure against the other libraries; write out/be
 	$(BIN)/python -m benchmarks $(ARGS)
 
 docs: $(VENV)/.ready-docs ## build the site into site/
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 wheel: $(VENV)/.ready ## build the wheel into dist/
 	$(PIP) wheel --quiet --no-deps --no-build-isolation -w dist .

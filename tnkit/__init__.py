@@ -8,7 +8,8 @@ Example:
     True
 """
 
-from tnkit.api import Explanation, decompose, error, explain, search
+from tnkit import nn
+from tnkit.api import Explanation, decompose, error, explain, round, search
 from tnkit.errors import (
     BudgetError,
     DataError,
@@ -57,7 +58,9 @@ from tnkit.formats import (
     TubalSVD,
     Tucker,
     TuckerSpec,
+    load,
     random_format,
+    save,
 )
 from tnkit.network import ContractionPlan, Topology, plan
 from tnkit.report import FitReport
@@ -67,8 +70,6 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BLAST",
-    "CP",
-    "TT",
     "BLASTSpec",
     "BTDSpec",
     "BlockTT",
@@ -76,6 +77,7 @@ __all__ = [
     "BlockTerm",
     "Budget",
     "BudgetError",
+    "CP",
     "CPSpec",
     "ContractionPlan",
     "DTypeError",
@@ -102,6 +104,7 @@ __all__ = [
     "RankError",
     "RingSpec",
     "ShapeError",
+    "TT",
     "TTMatrix",
     "TTMatrixSpec",
     "TTSpec",
@@ -120,7 +123,11 @@ __all__ = [
     "decompose",
     "error",
     "explain",
+    "load",
+    "nn",
     "plan",
     "random_format",
+    "round",
+    "save",
     "search",
 ]

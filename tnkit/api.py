@@ -20,7 +20,7 @@ from tnkit.rng import RngLike, generator
 from tnkit.search import Portfolio, SearchResult
 from tnkit.solvers import Control, StepInfo
 
-__all__ = ["Explanation", "decompose", "error", "explain", "search"]
+__all__ = ["Explanation", "decompose", "error", "explain", "round", "search"]
 
 FormatLike = str | FormatSpec | Topology
 
@@ -92,6 +92,7 @@ def decompose(
                 max_params=request.max_params,
                 rng=gen,
                 control=control,
+                dtype=request.dtype,
                 asked=asked,
             )
             return found.best.fit
@@ -155,6 +156,7 @@ def search(
             max_params=request.max_params,
             rng=generator(rng, request.tensor.device),
             control=Control(progress=hear),
+            dtype=request.dtype,
             asked=_in_words(None, request.eps, budget),
         )
 
@@ -245,6 +247,34 @@ def error(x: ArrayLike, approximation: Format) -> float:
         raise ShapeError(f"x has shape {tuple(incoming.tensor.shape)}, the {approximation.name} {approximation.shape}.")
     require_finite(incoming.tensor)
     return relative_error(incoming.tensor, approximation)
+
+
+def round(value: Format, rank: RankLike | None = None, *, eps: float | None = None) -> Format:
+    """The same tensor, nearly, with smaller ranks: what to do after sums and products, whose ranks have grown.
+
+    Args:
+        value: a format.
+        rank: the ranks of the result, or upper limits of them where eps is given too; as for `decompose`.
+        eps: relative Frobenius error of the result against `value`.
+
+    Returns:
+        The same kind of format. Trains, Tucker tensors, trees, structured matrices and tubal SVDs are rounded as they
+        are; other formats by way of the dense tensor, where that fits the memory.
+
+    Raises:
+        OptionError: neither rank nor eps is given.
+        RankError: a rank that the shape does not admit.
+        MemoryLimitError: the dense tensor would be needed, and does not fit.
+
+    Example:
+        >>> import tnkit as tk
+        >>> a = tk.random_format("tt", (8, 9, 10), rank=3, rng=0)
+        >>> (a + a).ranks, tk.round(a + a, eps=1e-10).ranks
+        ((6, 6), (3, 3))
+    """
+    if rank is None and eps is None:
+        raise OptionError("Say how small or how exact: give rank= or eps=. Example: tk.round(a + b, eps=1e-10).")
+    return value.round(rank, eps=_eps(eps))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -56,7 +56,7 @@ def reconstruct(
     part: Any = tensor if index is None else tensor[index]
     dense = to_numpy(part.to_dense() if isinstance(part, Format) else part)
     write_array(out, dense)
-    values = {"input": str(source), "output": str(out), "shape": list(dense.shape), "dtype": str(dense.dtype)}
+    values: dict[str, Any] = {"input": str(source), "output": str(out), "shape": list(dense.shape), "dtype": str(dense.dtype)}
     text = f"{out}: {dense.dtype} of shape {dense.shape}"
     if error is not None:
         values["rel_error"] = error

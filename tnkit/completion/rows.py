@@ -107,6 +107,7 @@ def _by_normal_equations(
     blocks = net.blocks[node]
     m = table.shape[1]
     changes, residual2 = [], values.real.new_zeros(())
+    weight = segment_sum(blocks.real.to(values.dtype).sum(1), blocks.owner, len(blocks.first)-1)
     floor = 16 * machine_eps(values.dtype)
     for g0, g1 in blocks.row_chunks(CHUNK // (m * m)):
         gram, rhs = table.new_zeros(g1 - g0, m, m), table.new_zeros(g1 - g0, m, 1)

@@ -12,11 +12,13 @@ from torch import Tensor
 from tnkit.arrays import as_tensor
 from tnkit.errors import ShapeError
 from tnkit.formats import operations
-from tnkit.formats.base import Format
+from tnkit.formats.base import Format, traced_topology
 from tnkit.formats.chains import TT
 from tnkit.formats.matrices import LowRank, TTMatrix
 from tnkit.formats.network import Network, Tensorized
 from tnkit.network import Topology, block_sum, contract, hadamard
+from tnkit.network.plan import constant, contract_key
+from tnkit.network.topology import TopologyKey
 from tnkit.tensorize import Tensorization
 
 __all__ = ["modes_of"]
@@ -128,15 +130,31 @@ def multiply(a: Format, b: Format) -> Format:
 @operations.inner.generic
 def inner(a: Format, b: Format) -> Tensor:
     """⟨a, b⟩ = Σ conj(a)·b, by contraction of both networks; 0-d."""
-    _same_shape(a, b, "take the inner product of")
-    if a.view() != b.view() or ((plan := a.view()) is not None and plan.pads):
+    view = a.view()
+    if view != b.view() or (view is not None and view.pads):
+        _same_shape(a, b, "take the inner product of")
         return _dot(a.to_dense(), b.to_dense())
-    top_a, top_b = modes_of(a.topology(), "a"), modes_of(b.topology(), "b")
-    if any(c is not None for c in top_a.constants + top_b.constants):
-        return _dot(a.to_dense(), b.to_dense())
-    joined = Topology(top_a.inputs + top_b.inputs, ())
     dtype = torch.promote_types(a.dtype, b.dtype)
-    return contract(joined, [t.conj().to(dtype) for t in a.tensors()] + [t.to(dtype) for t in b.tensors()])
+    tensors = [t.conj().to(dtype) for t in a.tensors()] + [t.to(dtype) for t in b.tensors()]
+    if torch.compiler.is_compiling():
+        joined = _inner_key(traced_topology(a), traced_topology(b))
+        return _dot(a.to_dense(), b.to_dense()) if joined is None else contract_key(joined, tensors)
+    _same_shape(a, b, "take the inner product of")
+    graph = _inner_topology(a.topology(), b.topology())
+    return _dot(a.to_dense(), b.to_dense()) if graph is None else contract(graph, tensors)
+
+
+def _inner_topology(a: Topology, b: Topology) -> Topology | None:
+    """Both networks joined at their modes; None if one holds constants, which would have to be conjugated as well."""
+    if any(c is not None for c in a.constants + b.constants):
+        return None
+    return Topology(modes_of(a, "a").inputs + modes_of(b, "b").inputs, ())
+
+
+@constant
+def _inner_key(a: TopologyKey, b: TopologyKey) -> TopologyKey | None:
+    joined = _inner_topology(Topology.from_key(a), Topology.from_key(b))
+    return None if joined is None else joined.key()
 
 
 @operations.norm.generic

@@ -11,10 +11,11 @@ Example:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from functools import partial
 from math import prod
+from operator import index
 from os import PathLike
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
@@ -27,6 +28,8 @@ from tnkit.arrays import HALF, check_dense_size, to_numpy
 from tnkit.errors import ShapeError
 from tnkit.formats import operations
 from tnkit.network import Topology, contract
+from tnkit.network.plan import constant, contract_key
+from tnkit.network.topology import TopologyKey
 from tnkit.registry import Registry
 from tnkit.tensorize import Tensorization
 
@@ -171,15 +174,16 @@ class Format(ABC):
         Raises:
             MemoryLimitError: it would not fit; nothing was allocated.
         """
-        if not torch.compiler.is_compiling():
-            check_dense_size(self.shape, self.dtype, self.device, what=f"The dense tensor of this {self.name}")
-        tensors = self.tensors()
-        dtype = self.dtype
-        if dtype in HALF:
-            dense = contract(self.topology(), [t.to(HALF[dtype]) for t in tensors]).to(dtype)
+        dtype, tensors = self.dtype, self.tensors()
+        wide = HALF.get(dtype, dtype)
+        operands = [t.to(wide) for t in tensors]
+        if torch.compiler.is_compiling():
+            dense = contract_key(traced_topology(self), operands)
         else:
-            dense = contract(self.topology(), [t.to(dtype) for t in tensors])
+            check_dense_size(self.shape, dtype, self.device, what=f"The dense tensor of this {self.name}")
+            dense = contract(self.topology(), operands)
         plan = self.view()
+        dense = dense if dtype == wide else dense.to(dtype)
         return dense if plan is None else plan.invert(dense)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
@@ -287,6 +291,46 @@ class Format(ABC):
 
 def _values(value: Format) -> list[Any]:
     return [getattr(value, f.name) for f in fields(value)]  # type: ignore[arg-type]
+
+
+def _signature(value: Format) -> tuple[str, tuple[Any, ...]]:
+    """The class and what its topology depends on, in plain values: shapes of tensors, and what is stored beside them."""
+    parts: list[Any] = []
+    for part in _values(value):
+        if isinstance(part, Format):
+            return _signature(part)
+        if isinstance(part, Tensor):
+            parts.append(("tensor", _plain_shape(part)))
+        elif _is_group(part):
+            parts.append(("tensors", tuple([_plain_shape(t) for t in part])))
+        elif isinstance(part, Topology):
+            parts.append(("topology", part.key()))
+        else:
+            parts.append(("static", part))
+    return type(value).__name__, tuple(parts)
+
+
+def traced_topology(value: Format) -> TopologyKey:
+    """The topology, in plain values, where `torch.compile` is tracing; a constant of the compiled code."""
+    return _topology_key(*_signature(value))
+
+
+def _plain_shape(t: Tensor) -> tuple[int, ...]:
+    return tuple([index(n) for n in t.shape])
+
+
+@constant
+def _topology_key(name: str, parts: tuple[Any, ...]) -> TopologyKey:
+    """The topology of the format with that signature."""
+    empty = partial(torch.empty, device="meta")
+    read: dict[str, Callable[[Any], Any]] = {
+        "tensor": empty,
+        "tensors": lambda shapes: tuple(empty(shape) for shape in shapes),
+        "topology": Topology.from_key,
+        "static": lambda part: part,
+    }
+    value: Format = FORMAT_CLASSES.get(name)(*(read[kind](part) for kind, part in parts))
+    return value.topology().key()
 
 
 def _is_group(value: Any) -> bool:

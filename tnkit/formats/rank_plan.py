@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod, sqrt
+from functools import cached_property
+from math import inf, prod, sqrt
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from tnkit.formats.trees import Tree
 from tnkit.linalg import choose_ranks
 from tnkit.network import Topology
 
-__all__ = ["Limits", "Truncated", "entries", "truncate_within"]
+__all__ = ["Limits", "RankPlan", "Truncated", "entries", "truncate_within"]
 
 _ROUNDS = 6  # plans that are tried for one error budget
 _SINGLES = 24  # single ranks that are then tried
@@ -60,7 +61,9 @@ def entries(topology: Topology, bonds: Sequence[str], ranks: Sequence[int], size
     return sum(prod(known[label] for label in labels) for labels in topology.inputs)
 
 
-def truncate_within(tree: Tree, tensors: Sequence[Tensor], bonds: Sequence[str], limits: Limits, root: int = 0) -> Truncated:
+def truncate_within(
+    tree: Tree, tensors: Sequence[Tensor], bonds: Sequence[str], limits: Limits, root: int = 0
+) -> Truncated:
     """The smallest truncation that keeps the limits, in the compressed domain.
 
     Args:
@@ -74,85 +77,95 @@ def truncate_within(tree: Tree, tensors: Sequence[Tensor], bonds: Sequence[str],
         with an error budget the fewest entries found; with a size budget the least error; with both the first if it
         fits the second, else the second.
     """
-    start = tree.first_leaf(root)
-    with torch.no_grad():
-        nodes = tree.orthogonalize([t.detach() for t in tensors], start)
-        if limits.error2 is None and limits.max_params is None:
-            return _at(tree, nodes, bonds, limits.caps, root)
-        return _Plan(tree, nodes, bonds, limits, root, start).best()
+    plan = RankPlan(tree, tensors, bonds, root=root, caps=limits.caps, max_params=limits.max_params)
+    return plan.best(limits.error2)
 
 
-def _at(tree: Tree, nodes: Sequence[Tensor], bonds: Sequence[str], ranks: tuple[int, ...] | None, root: int) -> Truncated:
-    asked = {} if ranks is None else dict(zip(bonds, ranks, strict=True))
-    done, lost = tree.truncate(nodes, asked, root)
-    sizes = tree.topology.sizes([t.shape for t in done])
-    return Truncated(tuple(t.contiguous() for t in done), lost, tuple(sizes[b] for b in bonds))
+class RankPlan:
+    """A network that can be truncated in many ways: orthogonalised once, its spectra known.
 
-
-class _Plan:
-    """The search over budgets."""
+    Args:
+        tree: of the topology.
+        tensors: any, for that topology.
+        bonds: the labels that have ranks.
+        root: the node that is the centre of the results.
+        caps: the largest rank of each bond.
+        max_params: entries that may be stored.
+    """
 
     def __init__(
-        self, tree: Tree, nodes: list[Tensor], bonds: Sequence[str], limits: Limits, root: int, start: int
+        self,
+        tree: Tree,
+        tensors: Sequence[Tensor],
+        bonds: Sequence[str],
+        *,
+        root: int = 0,
+        caps: Sequence[int] | None = None,
+        max_params: int | None = None,
     ) -> None:
-        self.tree, self.nodes, self.bonds, self.limits, self.root = tree, nodes, bonds, limits, root
-        self.sizes = tree.topology.sizes([t.shape for t in nodes])
-        found = tree.spectra(nodes, start)
-        one = torch.ones(1, dtype=torch.float64)
-        self.spectra = [found[b].cpu() if b in found else one for b in bonds]
-        lengths = [len(s) for s in self.spectra]
-        self.caps = tuple(lengths if limits.caps is None else (min(a, b) for a, b in zip(limits.caps, lengths, strict=True)))
+        self.tree, self.bonds, self.root, self.max_params = tree, tuple(bonds), root, max_params
+        self.start = tree.first_leaf(root)
+        self.nodes = tree.orthogonalize([t.detach() for t in tensors], self.start)
+        self.sizes = tree.topology.sizes([t.shape for t in self.nodes])
+        whole = tuple(self.sizes[b] for b in self.bonds)
+        self.caps = whole if caps is None else tuple(min(a, b) for a, b in zip(caps, whole, strict=True))
         self.tried: dict[tuple[int, ...], Truncated] = {}
 
+    @cached_property
+    def spectra(self) -> list[Tensor]:
+        """The squared singular values of the cut of each bond."""
+        found = self.tree.spectra(self.nodes, self.start)
+        return [found[b].cpu() if b in found else torch.ones(1, dtype=torch.float64) for b in self.bonds]
+
     def cost(self, ranks: tuple[int, ...]) -> int:
+        """Entries at these ranks."""
         return entries(self.tree.topology, self.bonds, ranks, self.sizes)
 
-    def ranks(self, error2: float | None) -> tuple[int, ...]:
-        size = self.limits.max_params
-        if size is not None:
-            size = max(size, self.cost((1,) * len(self.bonds)))
-        return choose_ranks(self.spectra, self.cost, max_error2=error2, max_cost=size, caps=self.caps)
-
-    def attempt(self, ranks: tuple[int, ...]) -> Truncated:
+    def at(self, ranks: tuple[int, ...]) -> Truncated:
+        """Truncate to these ranks."""
         if ranks not in self.tried:
-            self.tried[ranks] = _at(self.tree, self.nodes, self.bonds, ranks, self.root)
+            done, lost = self.tree.truncate(self.nodes, dict(zip(self.bonds, ranks, strict=True)), self.root)
+            sizes = self.tree.topology.sizes([t.shape for t in done])
+            found = Truncated(tuple(t.contiguous() for t in done), lost, tuple(sizes[b] for b in self.bonds))
+            self.tried[ranks] = found
         return self.tried[ranks]
 
-    def fits(self, found: Truncated) -> bool:
-        size = self.limits.max_params
-        assert self.limits.error2 is not None
-        return found.lost2 <= self.limits.error2 and (size is None or self.cost(found.ranks) <= size)
-
-    def best(self) -> Truncated:
-        allowed = self.limits.error2
-        if allowed is None:
-            return self.attempt(self.ranks(None))
-        best = self.attempt(self.ranks(allowed))
-        if not self.fits(best) or allowed <= 0:
+    def best(self, error2: float | None) -> Truncated:
+        """The truncation for an error budget within the caps and the size; None for the size alone, or the caps alone."""
+        if error2 is None:
+            return self.at(self.caps if self.max_params is None else self._ranks(None))
+        best = self.at(self._ranks(error2))
+        if not self._fits(best, error2) or error2 <= 0:
             return best
-        low, high = allowed, None
+        low, high = error2, inf
         found = best
         for _ in range(_ROUNDS):
-            slack = allowed / found.lost2 if found.lost2 > 0 else 16.0
-            budget = low * min(slack, 16.0) if high is None else sqrt(low * high)
+            slack = error2 / found.lost2 if found.lost2 > 0 else 16.0
+            budget = low * min(slack, 16.0) if high == inf else sqrt(low * high)
             if budget <= low * 1.01:
                 break
-            found = self.attempt(self.ranks(budget))
-            if self.fits(found):
+            found = self.at(self._ranks(budget))
+            if self._fits(found, error2):
                 low = budget
                 if self.cost(found.ranks) <= self.cost(best.ranks):
                     best = found
             else:
                 high = budget
-        return self.singles(best)
+        return self._singles(best, error2) if self.cost(best.ranks) <= _SMALL else best
 
-    def singles(self, best: Truncated) -> Truncated:
+    def _ranks(self, error2: float | None) -> tuple[int, ...]:
+        size = self.max_params
+        if size is not None:
+            size = max(size, self.cost((1,) * len(self.bonds)))
+        return choose_ranks(self.spectra, self.cost, max_error2=error2, max_cost=size, caps=self.caps)
+
+    def _fits(self, found: Truncated, error2: float) -> bool:
+        return found.lost2 <= error2 and (self.max_params is None or self.cost(found.ranks) <= self.max_params)
+
+    def _singles(self, best: Truncated, error2: float) -> Truncated:
         """Lower one rank at a time while the true error allows."""
-        if self.cost(best.ranks) > _SMALL:
-            return best
-        assert self.limits.error2 is not None
         for _ in range(_SINGLES):
-            slack = self.limits.error2 - best.lost2
+            slack = error2 - best.lost2
             lower = [
                 (*best.ranks[:b], r - 1, *best.ranks[b + 1 :])
                 for b, r in enumerate(best.ranks)
@@ -161,7 +174,7 @@ class _Plan:
             lower = [ranks for ranks in lower if ranks not in self.tried]
             if not lower:
                 break
-            found = self.attempt(min(lower, key=self.cost))
-            if self.fits(found):
+            found = self.at(min(lower, key=self.cost))
+            if self._fits(found, error2):
                 best = found
         return best

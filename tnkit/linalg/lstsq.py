@@ -57,7 +57,9 @@ def solve_gram(gram: Tensor, rhs: Tensor, ridge: float | Tensor = 0.0) -> Tensor
         pivots = factor.detach().diagonal(dim1=-2, dim2=-1).real.square()
         sound = (info == 0) & (pivots.amin(-1) > 0.25 * n * epsilon * pivots.amax(-1) * (level == 0))
         if bool(sound.all()):
-            return torch.cholesky_solve(rhs, factor)
+            solved: Tensor = torch.cholesky_solve(rhs, factor)
+            return solved
+    vectors: Tensor
     values, vectors = torch.linalg.eigh(matrix)
     keep = values > n * epsilon * values.abs().amax(-1, keepdim=True)
     inverse = torch.where(keep, 1 / torch.where(keep, values, torch.ones_like(values)), torch.zeros_like(values))
@@ -91,16 +93,21 @@ def orthonormal(a: Tensor) -> Tensor:
         raise ShapeError(f"orthonormal needs a tall matrix (m, k) with m >= k; seen shape {tuple(a.shape)}.")
     m, k = a.shape
     if k == 0 or m < 4 * k or not a.is_floating_point():
-        return torch.linalg.qr(a, mode="reduced").Q
+        return _householder(a)
     epsilon = torch.finfo(a.dtype).eps
-    q = a
+    q: Tensor = a
     for bound in (1e3 * k * epsilon, 0.5):  # the second time q is nearly orthonormal already
         g = q.mT @ q
         factor, info = torch.linalg.cholesky_ex(g)
         pivots = factor.diagonal().square()
         if not bool((info == 0) & (pivots.amin() > bound * pivots.amax())):
-            return torch.linalg.qr(a, mode="reduced").Q
+            return _householder(a)
         q = torch.linalg.solve_triangular(factor.mT, q, upper=True, left=False)
+    return q
+
+
+def _householder(a: Tensor) -> Tensor:
+    q: Tensor = torch.linalg.qr(a, mode="reduced").Q
     return q
 
 
@@ -121,5 +128,6 @@ def sqrt_psd(g: Tensor) -> Tensor:
         >>> sqrt_psd(torch.tensor([[4.0, 0.0], [0.0, 9.0]])).diagonal().tolist()
         [2.0, 3.0]
     """
+    vectors: Tensor
     values, vectors = torch.linalg.eigh(g)
     return (vectors * values.clamp_min(0).sqrt()[..., None, :].to(g.dtype)) @ vectors.mH

@@ -148,9 +148,7 @@ def choose_driver(
     short = min(m, n)
     single = dtype in (torch.float32, torch.complex64)
     rank = min(short, max_rank or short)
-    covered = single or (
-        tail2 >= 100 * gram_noise2(dtype, norm2, precise=True) if tail2 is not None else rank < short
-    )
+    covered = single or (tail2 >= 100 * gram_noise2(dtype, norm2, precise=True) if tail2 is not None else rank < short)
     small = m * n <= _TINY and short <= 256
     exact = "gram" if covered and not (small and not single) else "svd" if small and not single else "qr"
     if m * n <= _TINY or short < 48:
@@ -178,7 +176,7 @@ def _exact_flops(driver: str, m: int, n: int, rank: int, *, single: bool) -> flo
 
 def _randomised_flops(m: int, n: int, k: int) -> float:
     short, long = min(m, n), max(m, n)
-    width = min(max(64 * k, 512), long // 8)
+    width = min(max(128 * k, 512), long // 6)
     start = min(2.0 * short**2 * width + 12.0 * short**3, 16.0 * short * width * k)
     if width < 8 * k:
         start = 4.0 * m * n * k
@@ -265,4 +263,3 @@ def spectrum(a: Tensor, *, tail2: float | None = None, norm2: float | None = Non
             s2, driver, noise2 = s.to(torch.float64).square(), "qr", rounding2(a.dtype, min(m, n), whole)
         vectors = (vectors.conj() if flipped else vectors).resolve_conj().contiguous()
     return Spectrum(s2, vectors, side, noise2, driver)
-

@@ -13,12 +13,12 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-__all__ = ["DFT", "Constant", "Part", "select"]
+__all__ = ["DFT", "Constant", "Part", "constant_of", "select"]
 
 _COMPLEX = {torch.float32: torch.complex64, torch.float64: torch.complex128}
 
@@ -32,6 +32,10 @@ class Constant(ABC):
     @abstractmethod
     def shape(self) -> tuple[int, ...]:
         """Its shape."""
+
+    @abstractmethod
+    def key(self) -> tuple[Any, ...]:
+        """Its kind and what it is made of, in nested tuples of plain values (see `constant_of`)."""
 
     @abstractmethod
     def tensor(self, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -55,6 +59,10 @@ class DFT(Constant):
     def shape(self) -> tuple[int, ...]:
         """(n, n)."""
         return (self.n, self.n)
+
+    def key(self) -> tuple[Any, ...]:
+        """Kind, size, direction."""
+        return (self.kind, self.n, self.inverse)
 
     def tensor(self, dtype: torch.dtype, device: torch.device) -> Tensor:
         """The matrix, complex."""
@@ -85,9 +93,30 @@ class Part(Constant):
         """What is left of each axis."""
         return tuple(len(pick) for pick in self.picks if not isinstance(pick, int))
 
+    def key(self) -> tuple[Any, ...]:
+        """Kind, the whole's key, picks."""
+        return (self.kind, self.whole.key(), self.picks)
+
     def tensor(self, dtype: torch.dtype, device: torch.device) -> Tensor:
         """The entries that are kept."""
         return select(self.whole.tensor(dtype, device), self.picks)
+
+
+def constant_of(key: tuple[Any, ...] | None) -> Constant | None:
+    """The constant of a key, or None.
+
+    Example:
+        >>> constant_of(DFT(4).key())
+        DFT(n=4, inverse=False)
+    """
+    if key is None:
+        return None
+    if key[0] == DFT.kind:
+        return DFT(key[1], key[2])
+    whole = constant_of(key[1])
+    if key[0] != Part.kind or whole is None:
+        raise ValueError(f"{key!r} is the key of no constant.")
+    return Part(whole, key[2])
 
 
 def select(t: Tensor, picks: Sequence[int | Sequence[int]]) -> Tensor:

@@ -13,23 +13,26 @@ Example:
 from __future__ import annotations
 
 import string
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
-from typing import Any
+from operator import index
+from typing import Any, TypeVar
 
 import opt_einsum
 import torch
 from torch import Tensor
 
 from tnkit.errors import EquationError
-from tnkit.network.topology import Topology
+from tnkit.network.constants import Constant, constant_of
+from tnkit.network.topology import Topology, TopologyKey
 from tnkit.registry import PROVIDERS, provider
 
 __all__ = ["ContractionPlan", "Step", "contract", "plan"]
 
 Shape = tuple[int, ...]
+C = TypeVar("C", bound="Callable[..., Any]")
 LETTERS = string.ascii_letters
 
 
@@ -99,15 +102,9 @@ class ContractionPlan:
         Returns:
             The tensor of the open labels. Real if all parameters are real (a complex constant inside notwithstanding).
         """
-        operands = _fill_constants(self.topology, tensors)
-        for step, equation in zip(self.steps, self.equations, strict=True):
-            taken = [operands[k] for k in step.operands]
-            operands = [t for k, t in enumerate(operands) if k not in step.operands]
-            operands.append(torch.einsum(equation, *taken))
-        result = operands[0]
-        if result.is_complex() and not any(t.is_complex() for t in tensors):
-            return result.real.contiguous()
-        return result
+        operands = _fill_constants(self.topology.constants, tensors)
+        recipe = zip((step.operands for step in self.steps), self.equations, strict=True)
+        return _run(recipe, operands, is_complex=any(t.is_complex() for t in tensors))
 
     def __str__(self) -> str:
         """A table: one row a contraction, then the totals."""
@@ -121,14 +118,22 @@ class ContractionPlan:
         return "\n".join([total, lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
-def _fill_constants(topology: Topology, tensors: Sequence[Tensor]) -> list[Tensor]:
-    if len(topology.parameters) == len(topology.inputs):
+def _fill_constants(constants: Sequence[Constant | None], tensors: Sequence[Tensor]) -> list[Tensor]:
+    if all(c is None for c in constants):
         return list(tensors)
     given = iter(tensors)
     first = tensors[0]
-    operands = [next(given) if c is None else c.tensor(first.dtype, first.device) for c in topology.constants]
-    wide = next(t.dtype for k, t in enumerate(operands) if topology.constants[k] is not None)
+    operands = [next(given) if c is None else c.tensor(first.dtype, first.device) for c in constants]
+    wide = next(t.dtype for c, t in zip(constants, operands, strict=True) if c is not None)
     return [t.to(torch.promote_types(t.dtype, wide)) for t in operands]
+
+
+def _run(recipe: Iterable[tuple[Sequence[int], str]], operands: list[Tensor], *, is_complex: bool) -> Tensor:
+    for taken, equation in recipe:
+        result = torch.einsum(equation, *[operands[k] for k in taken])
+        operands = [t for k, t in enumerate(operands) if k not in taken]
+        operands.append(result)
+    return operands[0].real.contiguous() if operands[0].is_complex() and not is_complex else operands[0]
 
 
 def plan(topology: Topology, shapes: Sequence[Sequence[int]], optimize: str = "auto") -> ContractionPlan:
@@ -184,12 +189,26 @@ def _steps(topology: Topology, sizes: dict[str, int], path: Sequence[Sequence[in
     return tuple(steps)
 
 
-def _compiled_plan(topology: Topology, shapes: tuple[Shape, ...], optimize: str) -> ContractionPlan:
-    return _plan(topology, shapes, optimize)
+def constant(function: C) -> C:
+    """Have `torch.compile` call a function while it traces, with plain values, and take what it gives as a constant.
+
+    It is what `torch.compiler.assume_constant_result` does; to call that would import the whole compiler with tnkit.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
 
 
-# What `torch.compiler.assume_constant_result` sets; calling that would import the whole compiler (a second) with tnkit.
-_compiled_plan._dynamo_marked_constant = True  # type: ignore[attr-defined]
+@constant
+def _recipe(key: TopologyKey, shapes: tuple[Shape, ...], optimize: str) -> tuple[tuple[tuple[int, ...], str], ...]:
+    found = _plan(Topology.from_key(key), shapes, optimize)
+    return tuple((step.operands, equation) for step, equation in zip(found.steps, found.equations, strict=True))
+
+
+def contract_key(key: TopologyKey, tensors: Sequence[Tensor], optimize: str = "auto") -> Tensor:
+    """What `contract` does, in steps that `torch.compile` can trace; sizes become constants of the compiled code."""
+    recipe = _recipe(key, tuple(tuple(index(n) for n in t.shape) for t in tensors), optimize)
+    operands = _fill_constants([constant_of(k) for k in key[2]], tensors)
+    return _run(recipe, operands, is_complex=any(t.is_complex() for t in tensors))
 
 
 def contract(topology: Topology, tensors: Sequence[Tensor], *, optimize: str = "auto") -> Tensor:
@@ -206,8 +225,7 @@ def contract(topology: Topology, tensors: Sequence[Tensor], *, optimize: str = "
         >>> contract(Topology.parse("ij,jk->ik"), (torch.ones(2, 3), torch.ones(3, 4)))[0, 0]
         tensor(3.)
     """
-    shapes = tuple(tuple(t.shape) for t in tensors)
     if torch.compiler.is_compiling():
-        constant: ContractionPlan = _compiled_plan(topology, shapes, optimize)
-        return constant.run(tensors)
+        return contract_key(topology.key(), tensors, optimize)
+    shapes = tuple(tuple(t.shape) for t in tensors)
     return _plan(topology, shapes, optimize).run(tensors)

@@ -17,13 +17,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, TypeAlias
 
 from tnkit.errors import EquationError
-from tnkit.network.constants import Constant
+from tnkit.network.constants import Constant, constant_of
 
-__all__ = ["Topology"]
+__all__ = ["Topology", "TopologyKey"]
 
 Labels = tuple[str, ...]
+#: A topology in plain values.
+TopologyKey: TypeAlias = "tuple[tuple[Labels, ...], Labels, tuple[tuple[Any, ...] | None, ...]]"
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,15 @@ class Topology:
                     f"Equation {equation!r} has {label!r}; labels are letters, digits and '_' (no '...')."
                 )
         return Topology(inputs, output)
+
+    def key(self) -> TopologyKey:
+        """Inputs, output and constants in nested tuples of plain values, from which `from_key` makes an equal one."""
+        return (self.inputs, self.output, tuple([None if c is None else c.key() for c in self.constants]))
+
+    @staticmethod
+    def from_key(key: TopologyKey) -> Topology:
+        """The topology of a key."""
+        return Topology(key[0], key[1], tuple(constant_of(k) for k in key[2]))
 
     @cached_property
     def labels(self) -> Labels:

@@ -34,7 +34,9 @@ class Ladder:
     choice: Ints
 
     @staticmethod
-    def of(cost: Ints, error: Floats, dense_cost: int, max_error: float | None = None, fixed: int | None = None) -> Ladder:
+    def of(
+        cost: Ints, error: Floats, dense_cost: int, max_error: float | None = None, fixed: int | None = None
+    ) -> Ladder:
         """The undominated choices among all ranks and the dense layer.
 
         Args:
@@ -123,7 +125,10 @@ def allocate_uniform(ladders: Sequence[Ladder], budget: int, unit: str = "parame
 
     def chosen(share: float) -> list[int]:
         limits = [share * float(ladder.cost[-1]) for ladder in ladders]
-        return [max(0, int(np.searchsorted(ladder.cost, x, side="right")) - 1) for ladder, x in zip(ladders, limits, strict=True)]
+        return [
+            max(0, int(np.searchsorted(ladder.cost, x, side="right")) - 1)
+            for ladder, x in zip(ladders, limits, strict=True)
+        ]
 
     low, high = 0.0, 1.0
     for _ in range(60):

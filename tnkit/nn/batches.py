@@ -35,6 +35,7 @@ def run_batch(model: nn.Module, batch: Any, who: str = "calibrate") -> Any:
     Raises:
         DataError: the model does not take this batch.
     """
+    args: tuple[Any, ...]
     if isinstance(batch, Mapping):
         args, kwargs = (), dict(batch)
     elif isinstance(batch, tuple | list):

@@ -166,7 +166,9 @@ def collect(model: nn.Module, sites: Mapping[str, Site], calib: Iterable[Any], w
         for handle in handles:
             handle.remove()
     if n_batches == 0:
-        raise DataError(f"{who}: calib holds no batch. Give at least one, or calib=None; an exhausted generator gives none.")
+        raise DataError(
+            f"{who}: calib holds no batch. Give at least one, or calib=None; an exhausted generator gives none."
+        )
     return Calibration(recorder.seen(), first, n_batches)
 
 

@@ -109,12 +109,16 @@ def compress_layer(layer: nn.Module, spec: LayerSpec, gram: Tensor | InputStats 
         ((16, 8, 3, 3), 344, 344)
     """
     if not isinstance(spec, LayerSpec):
-        raise OptionError(f"compress_layer: spec is {spec!r}. Give a layer specification such as tk.nn.LowRankLayer(rank=8).")
+        raise OptionError(
+            f"compress_layer: spec is {spec!r}. Give a layer specification such as tk.nn.LowRankLayer(rank=8)."
+        )
     recipe = find_recipe(layer, spec)
     require_weight(layer, type(layer).__name__)
     resolved = recipe.resolve(layer, spec)
     if resolved.is_free():
-        raise OptionError(f"compress_layer: {spec!r} leaves the rank open. Give rank=, keep= or max_error=, or use compress with a budget.")
+        raise OptionError(
+            f"compress_layer: {spec!r} leaves the rank open. Give rank=, keep= or max_error=, or use compress with a budget."
+        )
     choice = _choice(Item("", layer, recipe, resolved))
     stats = None if gram is None else _fitting(InputStats.from_gram(gram), choice)
     choice = replace(choice, seen=Seen(stats, (), torch.float64) if stats is not None else None)
@@ -212,9 +216,13 @@ def _checked_scope(
     if calib is not None:
         require_batches(calib, "compress")
     if budget.max_drop is not None and eval_fn is None:
-        raise OptionError(f"compress: max_drop={budget.max_drop} needs eval_fn=, a function of the model whose value may drop by that.")
+        raise OptionError(
+            f"compress: max_drop={budget.max_drop} needs eval_fn=, a function of the model whose value may drop by that."
+        )
     if budget.latency_ms is not None and calib is None:
-        raise OptionError(f"compress: latency_ms={budget.latency_ms} is measured on the first calibration batch; give calib=.")
+        raise OptionError(
+            f"compress: latency_ms={budget.latency_ms} is measured on the first calibration batch; give calib=."
+        )
     if eval_fn is not None and not callable(eval_fn):
         raise OptionError(f"compress: eval_fn={eval_fn!r} is not callable. Give a function from the model to a number.")
     scope = find_scope(model, rules)
@@ -225,7 +233,9 @@ def _checked_scope(
             "max_error of their own. Give for example target=tk.nn.Budget(params=0.5)."
         )
     if inplace and any(item.name == "" for item in scope.items):
-        raise OptionError(f"compress: the model is itself a {type(model).__name__} layer; it cannot be replaced in place. Use inplace=False.")
+        raise OptionError(
+            f"compress: the model is itself a {type(model).__name__} layer; it cannot be replaced in place. Use inplace=False."
+        )
     return scope
 
 
@@ -375,9 +385,18 @@ class _Plan:
         for choice, row in zip(self.choices, self.rows(share), strict=True):
             module = None if row < 0 else _built(choice, row)[1]
             report = _layer_report(choice, row, module, example=self.calibration)
-            slower = guard and report.ms_after is not None and report.ms_before is not None and report.ms_after >= report.ms_before
+            slower = (
+                guard
+                and report.ms_after is not None
+                and report.ms_before is not None
+                and report.ms_after >= report.ms_before
+            )
             if slower or (module is not None and n_params(module) >= choice.dense_params):
-                why = f"not measured faster ({report.ms_before:.3g} -> {report.ms_after:.3g} ms)" if slower else "would not be smaller"
+                why = (
+                    f"not measured faster ({report.ms_before:.3g} -> {report.ms_after:.3g} ms)"
+                    if slower
+                    else "would not be smaller"
+                )
                 module, report = None, replace(_layer_report(choice, -1, None, self.calibration), reason=why)
             if module is not None:
                 built.update(_with_tied(self.model, choice, module))
@@ -418,7 +437,9 @@ class _Plan:
         for unit, cost, whole, limit in resources:
             used = _used(best, cost, whole)
             if used > limit:
-                raise BudgetError(f"compress: within the other limits the layers in scope take at least {used:,} {unit}; {limit:,} were allowed.")
+                raise BudgetError(
+                    f"compress: within the other limits the layers in scope take at least {used:,} {unit}; {limit:,} were allowed."
+                )
         for _ in range(30):
             middle = (low + high) // 2
             rows = self._spend(ladders, max(middle, low), "of all limits together")
@@ -437,16 +458,27 @@ class _Plan:
         if budget.bytes is not None:
             size = [c.weight.element_size() for c in self.choices]
             whole = [d * s for d, s in zip(dense, size, strict=True)]
-            found.append(("bytes", [c.params * s for c, s in zip(self.choices, size, strict=True)], whole, _count(budget.bytes, sum(whole))))
+            found.append(
+                (
+                    "bytes",
+                    [c.params * s for c, s in zip(self.choices, size, strict=True)],
+                    whole,
+                    _count(budget.bytes, sum(whole)),
+                )
+            )
         if budget.flops is not None:
             pairs = [_flops(c) for c in self.choices]
             if any(pair is None for pair in pairs):
                 name = next(c.item.name for c, pair in zip(self.choices, pairs, strict=True) if pair is None)
-                raise OptionError(f"compress: the FLOPs of layer {name!r} depend on its input, and no batch called it. Give calib= with a batch that does, or exclude it.")
+                raise OptionError(
+                    f"compress: the FLOPs of layer {name!r} depend on its input, and no batch called it. Give calib= with a batch that does, or exclude it."
+                )
             known = [pair for pair in pairs if pair is not None]
             whole = [pair[1] for pair in known]
             if _count(budget.flops, sum(whole)) > sum(whole):
-                raise BudgetError(f"compress: Budget(flops={budget.flops}) is more than the {sum(whole):,} of the dense layers in scope. Give at most that or 1.0.")
+                raise BudgetError(
+                    f"compress: Budget(flops={budget.flops}) is more than the {sum(whole):,} of the dense layers in scope. Give at most that or 1.0."
+                )
             found.append(("FLOPs", [pair[0] for pair in known], whole, _count(budget.flops, sum(whole))))
         return found
 
@@ -562,7 +594,13 @@ def _layer_report(choice: _Choice, row: int, module: FactoredModule | None, exam
     flops = _flops(choice) if choice.seen is not None and choice.seen.shape else None
     ms_before, ms_after = (None, None) if example is None else _layer_ms(choice, module)
     dense = module is None
-    reason = "" if not dense else "its rank costs more than the dense layer" if item.spec.asked_rank else "smaller would not fit the limits"
+    reason = (
+        ""
+        if not dense
+        else "its rank costs more than the dense layer"
+        if item.spec.asked_rank
+        else "smaller would not fit the limits"
+    )
     if item.tied:
         reason = "; ".join(x for x in (reason, f"shared with {', '.join(item.tied)}") if x)
     if example is not None and choice.seen is None:
@@ -596,7 +634,9 @@ def _layer_ms(choice: _Choice, module: FactoredModule | None) -> tuple[float | N
     layer = choice.item.layer
     with torch.no_grad():
         quick = {"device": weight.device, "runs": 5, "time_limit_s": 0.1}
-        return measure_ms(lambda: type(layer).forward(layer, x), **quick), measure_ms(lambda: module.forward(x), **quick)
+        return measure_ms(lambda: type(layer).forward(layer, x), **quick), measure_ms(
+            lambda: module.forward(x), **quick
+        )
 
 
 def _score(eval_fn: EvalFn, model: nn.Module) -> float:
@@ -605,7 +645,9 @@ def _score(eval_fn: EvalFn, model: nn.Module) -> float:
     try:
         return float(value)
     except (TypeError, ValueError):
-        raise OptionError(f"compress: eval_fn gave a {type(value).__name__}. It must give one number, higher for better.") from None
+        raise OptionError(
+            f"compress: eval_fn gave a {type(value).__name__}. It must give one number, higher for better."
+        ) from None
 
 
 def _model_ms(model: nn.Module, batch: Any) -> float:
@@ -657,7 +699,9 @@ def _model_report(
     if calibration is None:
         notes.append("no calibration data: the weights alone were fitted; calib= gives far better models at equal size")
     elif missed := [c.item.name for c in choices if c.seen is None]:
-        notes.append(f"no batch called {len(missed)} layer(s) as modules, so their fit is unweighted: {', '.join(missed[:5])}")
+        notes.append(
+            f"no batch called {len(missed)} layer(s) as modules, so their fit is unweighted: {', '.join(missed[:5])}"
+        )
     return ModelReport(
         layers=(*reports, *left),
         params_before=before.params,

@@ -62,13 +62,17 @@ def save(model: nn.Module, path: str | PathLike[str]) -> Path:
     owners: dict[tuple[Any, ...], str] = {}
     for name, value in model.state_dict(keep_vars=True).items():
         if not isinstance(value, Tensor) or value.is_meta:
-            raise OptionError(f"save: {name!r} in the state of this {type(model).__name__} is no tensor with values, so it cannot be written.")
+            raise OptionError(
+                f"save: {name!r} in the state of this {type(model).__name__} is no tensor with values, so it cannot be written."
+            )
         owner = owners.setdefault((id(value),), name)
         if owner != name:
             aliases[name] = owner
         else:
             tensors[name] = value.detach().cpu().contiguous().clone()
-    layers = {n: {"kind": m.kind, "config": m.config()} for n, m in model.named_modules() if isinstance(m, FactoredModule)}
+    layers = {
+        n: {"kind": m.kind, "config": m.config()} for n, m in model.named_modules() if isinstance(m, FactoredModule)
+    }
     structure = {"version": VERSION, "model": type(model).__name__, "layers": layers, "aliases": aliases}
     _write(target, tensors, {KEY: json.dumps(structure)})
     return target
@@ -123,23 +127,33 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             metadata = opened.metadata() or {}
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (it is no dict)
     except (SafetensorError, OSError, ValueError) as error:
-        raise FileFormatError(f"load: {path} is no whole safetensors file ({error}). Write it again with tk.nn.save.") from error
+        raise FileFormatError(
+            f"load: {path} is no whole safetensors file ({error}). Write it again with tk.nn.save."
+        ) from error
     if KEY not in metadata:
-        raise FileFormatError(f"load: {path} holds no tnkit model (no {KEY!r} in its metadata). Use a file that tk.nn.save wrote.")
+        raise FileFormatError(
+            f"load: {path} holds no tnkit model (no {KEY!r} in its metadata). Use a file that tk.nn.save wrote."
+        )
     try:
         structure = json.loads(metadata[KEY])
         version, _, _, _ = (structure[k] for k in ("version", "model", "layers", "aliases"))
     except (ValueError, KeyError, TypeError) as error:
-        raise FileFormatError(f"load: the structure in {path} cannot be read ({error}). Write it again with tk.nn.save.") from error
+        raise FileFormatError(
+            f"load: the structure in {path} cannot be read ({error}). Write it again with tk.nn.save."
+        ) from error
     if version != VERSION:
-        raise FileFormatError(f"load: {path} has version {version}; this tnkit reads version {VERSION}. Use the tnkit that wrote it.")
+        raise FileFormatError(
+            f"load: {path} has version {version}; this tnkit reads version {VERSION}. Use the tnkit that wrote it."
+        )
     return tensors, structure
 
 
 def _empty_layer(name: str, what: dict[str, Any], tensors: dict[str, Tensor], base: nn.Module, path: Any) -> nn.Module:
     recipes = [r for r in LAYERS.items().values() if r.module.kind == what["kind"]]
     if not recipes:
-        raise FileFormatError(f"load: {path} holds a layer {name!r} of kind {what['kind']!r}, which this tnkit does not know.")
+        raise FileFormatError(
+            f"load: {path} holds a layer {name!r} of kind {what['kind']!r}, which this tnkit does not know."
+        )
     try:
         old = base.get_submodule(name)
     except AttributeError:
@@ -156,7 +170,9 @@ def _empty_layer(name: str, what: dict[str, Any], tensors: dict[str, Tensor], ba
     try:
         made: nn.Module = recipes[0].module.from_config(what["config"], dtype)
     except (TypeError, ValueError, KeyError) as error:
-        raise FileFormatError(f"load: the structure of {prefix or name!r} in {path} cannot be read ({error}).") from error
+        raise FileFormatError(
+            f"load: the structure of {prefix or name!r} in {path} cannot be read ({error})."
+        ) from error
     return made.to(old.weight.device)
 
 

@@ -127,7 +127,12 @@ class ModelReport:
         """A table of the layers, and the sums."""
         rows = [HEAD, *(_row(layer) for layer in self.layers)]
         widths = [max(len(row[k]) for row in rows) for k in range(len(HEAD))]
-        table = ["  ".join(cell.ljust(w) if k < 2 else cell.rjust(w) for k, (cell, w) in enumerate(zip(row, widths, strict=True))).rstrip() for row in rows]
+        table = [
+            "  ".join(
+                cell.ljust(w) if k < 2 else cell.rjust(w) for k, (cell, w) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
+            for row in rows
+        ]
         return "\n".join([*table, "", *self._summary()])
 
     def _summary(self) -> list[str]:

@@ -105,7 +105,9 @@ def find_scope(model: nn.Module, rules: Rules | None = None, who: str = "compres
 
 def _require_rules(model: nn.Module, rules: Rules, who: str) -> None:
     if not isinstance(rules, Mapping):
-        raise OptionError(f"{who}: rules is a {type(rules).__name__}. Give a dict of module name, glob or 're:…' to specification.")
+        raise OptionError(
+            f"{who}: rules is a {type(rules).__name__}. Give a dict of module name, glob or 're:…' to specification."
+        )
     names = [name for name, _ in model.named_modules(remove_duplicate=False)]
     for rule, spec in rules.items():
         if spec is not None and not isinstance(spec, LayerSpec):
@@ -123,7 +125,9 @@ def _require_rules(model: nn.Module, rules: Rules, who: str) -> None:
             raise UnknownNameError(f"{who}: rule {rule!r} matches no module of this {type(model).__name__}.{hint}")
 
 
-def _tied_together(model: nn.Module, chosen: dict[str, tuple[nn.Module, LayerSpec]], left: dict[str, str]) -> list[Item]:
+def _tied_together(
+    model: nn.Module, chosen: dict[str, tuple[nn.Module, LayerSpec]], left: dict[str, str]
+) -> list[Item]:
     """One item for each weight; a weight that something else holds too stays dense."""
     owners = _owners(model)
     items: list[Item] = []
@@ -134,7 +138,9 @@ def _tied_together(model: nn.Module, chosen: dict[str, tuple[nn.Module, LayerSpe
         recipe = find_recipe(layer, spec, name)
         key = _weight_key(layer)
         sharing = [other for other in owners.get(key, [name]) if other != name] if key is not None else []
-        strangers = [o for o in sharing if o not in chosen or find_recipe(*chosen[o], o) is not recipe or chosen[o][1] != spec]
+        strangers = [
+            o for o in sharing if o not in chosen or find_recipe(*chosen[o], o) is not recipe or chosen[o][1] != spec
+        ]
         if strangers:
             left[name] = f"its weight is tied to {', '.join(strangers)}, which stays as it is"
             continue

@@ -60,7 +60,8 @@ class RankGrid:
         Raises:
             RankError: there is no such rank; the message gives the largest.
         """
-        found = np.flatnonzero((self.ranks == np.asarray(rank)).all(axis=1)) if len(rank) == self.ranks.shape[1] else []
+        comparable = len(rank) == self.ranks.shape[1]
+        found = np.flatnonzero((self.ranks == np.asarray(rank)).all(axis=1)) if comparable else np.empty(0, dtype=int)
         if len(found) == 0:
             top = tuple(int(r) for r in self.ranks.max(axis=0))
             raise RankError(
@@ -98,7 +99,9 @@ class LayerSpec(abc.ABC):
         """
         who = type(self).__name__
         if self.keep is not None and not 0.0 < self.keep <= 1.0:
-            raise OptionError(f"{who}: keep={self.keep} is not in (0, 1]. It is the share of weight parameters that stays.")
+            raise OptionError(
+                f"{who}: keep={self.keep} is not in (0, 1]. It is the share of weight parameters that stays."
+            )
         if self.max_error is not None and not 0.0 <= self.max_error < 1.0:
             raise OptionError(f"{who}: max_error={self.max_error} is not in [0, 1). It is a relative error.")
         if self.execution not in EXECUTIONS:

@@ -75,7 +75,9 @@ def swap_(model: nn.Module, layers: Mapping[str, nn.Module]) -> nn.Module:
         OptionError: one of the layers is the model itself.
     """
     if "" in layers:
-        raise OptionError(f"The model is itself a {type(model).__name__}; it cannot be replaced in place. Use inplace=False.")
+        raise OptionError(
+            f"The model is itself a {type(model).__name__}; it cannot be replaced in place. Use inplace=False."
+        )
     by_id = {id(model.get_submodule(name)): carry_over(model.get_submodule(name), new) for name, new in layers.items()}
     done: list[tuple[nn.Module, str, nn.Module]] = []
     try:

@@ -115,12 +115,16 @@ def weighted_lowrank(
 
 def _checked(weight: Tensor, gram: Tensor | None, row_weight: Tensor | None) -> Tensor:
     if weight.ndim != 2 or weight.numel() == 0:
-        raise ShapeError(f"weighted low rank takes a non-empty (m, n) matrix; this one has shape {tuple(weight.shape)}.")
+        raise ShapeError(
+            f"weighted low rank takes a non-empty (m, n) matrix; this one has shape {tuple(weight.shape)}."
+        )
     if not weight.dtype.is_floating_point:
         raise DTypeError(f"weighted low rank takes real floating-point weights; these are {weight.dtype}.")
     m, n = weight.shape
     if gram is not None and tuple(gram.shape) not in ((n, n), (n,)):
-        raise ShapeError(f"gram of shape {tuple(gram.shape)} does not fit {n} inputs. Give ({n}, {n}), or ({n},) for a diagonal.")
+        raise ShapeError(
+            f"gram of shape {tuple(gram.shape)} does not fit {n} inputs. Give ({n}, {n}), or ({n},) for a diagonal."
+        )
     if row_weight is not None and tuple(row_weight.shape) != (m,):
         raise ShapeError(f"row_weight of shape {tuple(row_weight.shape)} does not fit {m} rows. Give ({m},).")
     for name, value in (("weight", weight), ("gram", gram), ("row_weight", row_weight)):

@@ -69,8 +69,9 @@ def with_holes(image: Any, observed: Any) -> Array:
     Returns:
         (h, w, 3) of values 0 … 1.
     """
-    values, seen = np.asarray(image, dtype=np.float64), np.asarray(observed, dtype=bool)
-    seen = seen.any(axis=2) if seen.ndim == 3 else seen
+    values: Array = np.asarray(image, dtype=np.float64)
+    seen: Array = np.asarray(observed, dtype=bool)
+    seen = np.any(seen, axis=2) if seen.ndim == 3 else seen
     colour = np.repeat(values[:, :, None], 3, axis=2) if values.ndim == 2 else values
     return np.where(seen[:, :, None], colour, np.asarray(HOLE))
 

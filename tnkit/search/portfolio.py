@@ -21,7 +21,7 @@ from tnkit.formats import FormatSpec, Layout, LowRankSpec
 from tnkit.registry import FORMATS
 from tnkit.report import FitReport
 from tnkit.search.front import Candidate, SearchResult, pareto_front
-from tnkit.solvers import Control
+from tnkit.solvers import INTERRUPTED, Control
 
 __all__ = ["Portfolio", "unfoldings"]
 
@@ -66,6 +66,7 @@ class Portfolio:
         max_params: int | None,
         rng: torch.Generator,
         control: Control,
+        dtype: torch.dtype | None = None,
         asked: str = "",
     ) -> SearchResult:
         """Fit the candidates.
@@ -77,6 +78,7 @@ class Portfolio:
             max_params: entries that may be stored.
             rng: random numbers.
             control: deadline and progress.
+            dtype: of the results, where it is a half type.
             asked: the target in words.
 
         Raises:
@@ -97,11 +99,24 @@ class Portfolio:
             else:
                 wanted = _capped(target, tried, iterative=iterative)
                 try:
-                    fit = run(x, norm, spec, layout, wanted, method=methods[0], rng=rng, control=limited, asked=asked)
+                    fit = run(
+                        x,
+                        norm,
+                        spec,
+                        layout,
+                        wanted,
+                        method=methods[0],
+                        rng=rng,
+                        control=limited,
+                        dtype=dtype,
+                        asked=asked,
+                    )
                 except (BudgetError, RankError) as error:
                     left_out.append((label, str(error).split(". ")[0]))
                     continue
                 tried.append(Candidate(label, fit))
+                if fit.status == INTERRUPTED:
+                    break
         if not tried:
             raise BudgetError(
                 f"No format of shape {tuple(x.shape)} fits what was asked ({asked}). Allow more parameters."

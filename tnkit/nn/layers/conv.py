@@ -149,7 +149,10 @@ class FactoredConv2d(FactoredModule):
         self.options = ConvOptions.of(self)
         inner = in_channels // groups
         r_out, r_in = (ranks[0], inner) if scheme == "channel_svd" else ranks
-        zeros = lambda *shape: nn.Parameter(torch.zeros(*shape, dtype=dtype))  # noqa: E731
+
+        def zeros(*shape: int) -> nn.Parameter:
+            return nn.Parameter(torch.zeros(*shape, dtype=dtype))
+
         self.register_parameter("first", zeros(groups * r_in, inner, 1, 1) if scheme == "tucker2" else None)
         self.core = zeros(groups * r_out, r_in, *kernel_size)
         self.last = zeros(out_channels - (groups * r_out if pivoted else 0), r_out, 1, 1)
@@ -169,7 +172,8 @@ class FactoredConv2d(FactoredModule):
         rows = torch.einsum("goa,gaik->goik", last, core).flatten(0, 1)
         if self.pivoted:
             rows = torch.cat([core.flatten(0, 1), rows]).index_select(0, self.order)
-        return rows.unflatten(2, kernel)
+        weight: Tensor = rows.unflatten(2, kernel)
+        return weight
 
     def forward_factored(self, x: Tensor) -> Tensor:
         """Stage by stage."""
@@ -184,7 +188,9 @@ class FactoredConv2d(FactoredModule):
 
     def _stage(self, stage: ConvStage, x: Tensor, bias: Tensor | None) -> Tensor:
         kernel = getattr(self, stage.factor)
-        return self.options.convolve(x, kernel, bias) if stage.spatial else F.conv2d(x, kernel, bias, groups=self.groups)
+        return (
+            self.options.convolve(x, kernel, bias) if stage.spatial else F.conv2d(x, kernel, bias, groups=self.groups)
+        )
 
     def forward_materialized(self, x: Tensor) -> Tensor:
         """By the dense kernel."""
@@ -215,7 +221,7 @@ class FactoredConv2d(FactoredModule):
     @classmethod
     def from_config(cls, config: dict[str, Any], dtype: torch.dtype) -> Self:
         """A layer of zeros of that structure."""
-        values = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
         return cls(**values, dtype=dtype)
 
     def extra_repr(self) -> str:
@@ -249,13 +255,15 @@ class _ConvRecipe(Recipe):
         weight, o = module.weight.detach(), module.options
         sizes = (module.in_channels, module.out_channels, o.kernel_size)
         options = (o.stride, o.padding, o.dilation, o.groups, module.bias is not None, o.padding_mode)
-        dense = skip_init(nn.Conv2d, *sizes, *options, device=weight.device, dtype=weight.dtype)
+        dense: nn.Conv2d = skip_init(nn.Conv2d, *sizes, *options, device=weight.device, dtype=weight.dtype)
         dense.weight = nn.Parameter(weight.clone(), module.core.requires_grad)
         if module.bias is not None:
             dense.bias = nn.Parameter(module.bias.detach().clone(), module.bias.requires_grad)
         return dense
 
-    def _empty(self, layer: Any, scheme: Scheme, ranks: tuple[int, ...], execution: Execution, pivoted: bool) -> FactoredConv2d:
+    def _empty(
+        self, layer: Any, scheme: Scheme, ranks: tuple[int, ...], execution: Execution, pivoted: bool
+    ) -> FactoredConv2d:
         o = ConvOptions.of(layer)
         return FactoredConv2d(
             layer.in_channels,

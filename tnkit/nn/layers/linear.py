@@ -178,7 +178,9 @@ class LinearLowRank(Recipe):
             module.order = torch.cat([columns, others])
         module.left, module.right = parameter(left, weight), parameter(right, weight)
         if layer.bias is not None:
-            module.bias = parameter(layer.bias if extra is None else layer.bias.detach() + extra.to(layer.bias), layer.bias)
+            module.bias = parameter(
+                layer.bias if extra is None else layer.bias.detach() + extra.to(layer.bias), layer.bias
+            )
         elif extra is not None:
             module.bias = parameter(extra, weight)
         return module
@@ -187,7 +189,7 @@ class LinearLowRank(Recipe):
         """nn.Linear with the materialised weight."""
         weight = module.weight.detach()
         sizes = (module.in_features, module.out_features, module.bias is not None)
-        dense = skip_init(nn.Linear, *sizes, device=weight.device, dtype=weight.dtype)
+        dense: nn.Linear = skip_init(nn.Linear, *sizes, device=weight.device, dtype=weight.dtype)
         dense.weight = nn.Parameter(weight.clone(), module.left.requires_grad)
         if module.bias is not None:
             dense.bias = nn.Parameter(module.bias.detach().clone(), module.bias.requires_grad)

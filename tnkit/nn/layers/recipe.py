@@ -84,7 +84,9 @@ def recipes_for(layer: nn.Module) -> tuple[Recipe, ...]:
 def _computes_as(layer: nn.Module, dense: type[nn.Module]) -> bool:
     """Whether a subclass still computes what its base does."""
     steps = ("forward", "_conv_forward")
-    return all(getattr(type(layer), s, None) is getattr(dense, s, None) for s in steps) and not parametrize.is_parametrized(layer)
+    return all(
+        getattr(type(layer), s, None) is getattr(dense, s, None) for s in steps
+    ) and not parametrize.is_parametrized(layer)
 
 
 def why_not(layer: nn.Module) -> str | None:
@@ -136,7 +138,7 @@ def require_weight(layer: nn.Module, name: str) -> Tensor:
         DTypeError: quantised, integer or complex, or a tensor subclass.
         DataError: meta, not yet initialised, empty, NaN or infinite.
     """
-    weight = layer.weight
+    weight: Any = layer.weight
     who = f"layer {name!r} ({type(layer).__name__})"
     if nn.parameter.is_lazy(weight):
         raise DataError(f"{who} is not initialised yet. Run the model once on a batch, then compress it.")
@@ -144,10 +146,17 @@ def require_weight(layer: nn.Module, name: str) -> Tensor:
         raise DataError(f"{who} has no values (meta device). Load the weights first.")
     if type(weight) not in (Tensor, nn.Parameter) or weight.is_quantized or not weight.dtype.is_floating_point:
         kind = weight.dtype if type(weight) in (Tensor, nn.Parameter) else type(weight).__name__
-        raise DTypeError(f"{who} has a {kind} weight. Compress the floating-point model, or exclude it: rules={{{name!r}: None}}.")
+        raise DTypeError(
+            f"{who} has a {kind} weight. Compress the floating-point model, or exclude it: rules={{{name!r}: None}}."
+        )
     if weight.numel() == 0:
-        raise DataError(f"{who} has an empty weight of shape {tuple(weight.shape)}. Exclude it: rules={{{name!r}: None}}.")
+        raise DataError(
+            f"{who} has an empty weight of shape {tuple(weight.shape)}. Exclude it: rules={{{name!r}: None}}."
+        )
     bad = int((~weight.detach().isfinite()).sum())
     if bad:
-        raise DataError(f"{who}: its weight holds {bad} NaN or infinite values. Repair them, or exclude it: rules={{{name!r}: None}}.")
-    return weight.detach()
+        raise DataError(
+            f"{who}: its weight holds {bad} NaN or infinite values. Repair them, or exclude it: rules={{{name!r}: None}}."
+        )
+    plain: Tensor = weight.detach()
+    return plain

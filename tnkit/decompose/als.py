@@ -1,0 +1,150 @@
+"""Alternating least squares for any topology: hyperedges, shared open labels, constant nodes, complex numbers.
+
+Example:
+    >>> import torch, tnkit as tk
+    >>> x = tk.random_format("ab,bic,cja,kb->ijk", (5, 6, 7), 2, rng=0).to_dense()
+    >>> fit = tk.decompose(x, "ab,bic,cja,kb->ijk", rank=2, method="als")
+    >>> fit.rel_error < 1e-10
+    True
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from torch import Tensor
+
+from tnkit.decompose.base import Problem
+from tnkit.decompose.descent import Trial, descend, descend_from, rounding_error
+from tnkit.decompose.rank_search import RankSearch, direct_fit, measured, steps_of
+from tnkit.decompose.resize import grown
+from tnkit.decompose.sweep import LeastSquares
+from tnkit.decompose.tree_svd import TreeSVD, is_tree, spanning_ranks, tree_tensors
+from tnkit.errors import OptionError
+from tnkit.formats import random_tensors
+from tnkit.registry import METHODS
+from tnkit.solvers import DIRECT
+
+__all__ = ["ALS", "least_squares", "random_starts"]
+
+#: Direct methods whose result may be a start, by format.
+DIRECT_METHODS = {
+    "tt": ("tt_svd",),
+    "ttm": ("tt_svd",),
+    "tucker": ("st_hosvd",),
+    "ht": ("ht_svd",),
+    "tr": ("ring_svd",),
+    "lowrank": ("matrix_svd",),
+    "btt": ("matrix_svd",),
+    "monarch": ("matrix_svd",),
+    "kron": ("matrix_svd",),
+    "tubal": ("tubal_svd",),
+}
+
+
+def least_squares(problem: Problem, *, orthogonal: bool = True) -> LeastSquares:
+    """The least-squares problems of a decomposition."""
+    return LeastSquares(problem.x, problem.layout.topology, problem.norm, orthogonal=orthogonal)
+
+
+def random_starts(problem: Problem, ranks: Sequence[int], count: int) -> Iterator[tuple[Tensor, ...]]:
+    """Random tensors whose dense tensor has about the norm of the array."""
+    variance = problem.norm**2 / problem.x.numel()
+    for _ in range(count):
+        yield random_tensors(problem.layout, ranks, problem.x, problem.rng, variance=variance)
+
+
+@dataclass(frozen=True, slots=True)
+class ALS(RankSearch):
+    """Alternating least squares with extrapolation, Gauss–Newton steps where the network is small, and restarts.
+
+    Attributes:
+        max_steps: sweeps (or steps) for each start.
+        tol: stop when the error falls by less than this, relative to itself, over five steps.
+        starts: how many starts are tried.
+        start: "svd" (a tree of truncated SVDs, or the format's direct method), "random", or "auto": the first of them
+            and then the second.
+        ridge: pull towards the old value of a node, as a share of the mean eigenvalue of its normal matrix.
+        newton: whether Gauss–Newton steps may take over.
+
+    References:
+        Kolda & Bader, doi:10.1137/07070111X (CP); Holtz, Rohwedder, Schneider, doi:10.1137/100818893 (trains).
+    """
+
+    max_steps: int = 200
+    tol: float = 1e-5
+    starts: int = 4
+    start: str = "auto"
+    ridge: float = 0.0
+    newton: bool = True
+    name: ClassVar[str] = "als"
+    formats: ClassVar[tuple[str, ...]] = ("*",)
+    deterministic: ClassVar[bool] = False
+    summary: ClassVar[str] = "alternating least squares on any network, started from SVDs and at random"
+
+    def __post_init__(self) -> None:
+        """Refuse an unknown start.
+
+        Raises:
+            OptionError: it is none of the three, or a number is out of range.
+        """
+        if self.start not in ("auto", "svd", "random"):
+            raise OptionError(f"ALS(start={self.start!r}) is unknown. Use 'auto', 'svd' or 'random'.")
+        if self.max_steps < 1 or self.starts < 1 or self.tol < 0 or self.ridge < 0:
+            raise OptionError(f"{self}: max_steps and starts must be 1 or more, tol and ridge 0 or more.")
+
+    def solve(
+        self, problem: Problem, ranks: tuple[int, ...], start: Sequence[Tensor] | None, goal: float | None, *, quick: bool = False
+    ) -> Trial:
+        """See `RankSearch.solve`."""
+        network = least_squares(problem)
+        control = steps_of(problem, max_steps=self.max_steps, tol=self.tol, goal=goal)
+        if start is not None:
+            warm = descend(network, start, replace(control, tol=max(self.tol, 1e-3) if quick else self.tol), ridge=self.ridge, newton=self.newton)
+            if quick or (goal is not None and warm.error <= goal):
+                return warm
+            starts: list[Sequence[Tensor]] = [warm.tensors]
+        else:
+            starts = [] if self.start == "random" else svd_starts(problem, ranks)
+        count = 1 if quick and starts else max(self.starts - len(starts), 1 if self.start == "random" or not starts else 0)
+        if starts and (self.start == "svd" or is_tree(problem.layout, ranks)):
+            count = 0
+        starts += random_starts(problem, ranks, count)
+        return descend_from(network, starts, control, ridge=self.ridge, newton=self.newton)
+
+    def direct(self, problem: Problem) -> Trial | None:
+        """A tree of SVDs, or the format's direct method, where they do what is asked."""
+        target, layout = problem.target, problem.layout
+        if target.eps is None:
+            return exact_tree(problem)
+        names = (*DIRECT_METHODS.get(layout.name, ()), *((TreeSVD.name,) if is_tree(layout) else ()))
+        return direct_fit(problem, names)
+
+
+def exact_tree(problem: Problem) -> Trial | None:
+    """A tree whose ranks hold everything, if the ranks that are asked for admit one."""
+    ranks = spanning_ranks(problem.layout, problem.max_ranks)
+    if ranks is None:
+        return None
+    tensors = tree_tensors(problem.x, problem.layout, ranks, problem.rng, problem.norm)
+    if tensors is None:
+        return None
+    error = measured(problem, tensors)
+    return Trial(tensors, error, DIRECT) if error <= 100 * rounding_error(problem.x.dtype) else None
+
+
+def svd_starts(problem: Problem, ranks: tuple[int, ...]) -> list[Sequence[Tensor]]:
+    """Truncated SVDs along the network, or along a tree in it with the other bonds of rank one, padded to the ranks."""
+    layout = problem.layout
+    inner = spanning_ranks(layout, ranks)
+    if inner is None:
+        return []
+    tensors = tree_tensors(problem.x, layout, inner, problem.rng, problem.norm)
+    if tensors is None:
+        return []
+    return [grown(layout.topology, tensors, dict(zip(layout.bonds, ranks, strict=True)), problem.rng)]
+
+
+METHODS.register(ALS.name, ALS)

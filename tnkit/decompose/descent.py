@@ -1,0 +1,180 @@
+"""Fit given ranks by iteration: alternating least squares with extrapolation, then Gauss–Newton, from several starts.
+
+The extrapolation of whole sweeps with restarts is that of Ang, Cohen, Gillis, Hien (doi:10.1137/19M1288395); it and the
+change to Gauss–Newton steps where the network is small are what gets an iteration out of a swamp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from math import inf, isfinite
+
+import torch
+from torch import Tensor
+
+from tnkit.decompose.gauss_newton import NewtonState, newton_start, newton_step
+from tnkit.decompose.sweep import LeastSquares
+from tnkit.solvers import (
+    CONVERGED,
+    INTERRUPTED,
+    REACHED,
+    TIME_LIMIT,
+    Control,
+    Status,
+    StepInfo,
+    iterate,
+)
+
+__all__ = ["Trial", "descend", "descend_from", "ended", "rounding_error"]
+
+#: Networks of at most this many parameters take Gauss–Newton steps.
+NEWTON_PARAMETERS = 1500
+#: Sweeps in which the error must fall by this factor; if it does not, Gauss–Newton takes over.
+BRISK, BRISK_SWEEPS = 0.3, 3
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trial:
+    """What a fit at given ranks gave.
+
+    Attributes:
+        tensors: of the network.
+        error: the relative error.
+        status: how it ended.
+        history: its steps.
+    """
+
+    tensors: tuple[Tensor, ...]
+    error: float
+    status: Status
+    history: tuple[StepInfo, ...] = ()
+
+
+def rounding_error(dtype: torch.dtype) -> float:
+    """The relative error at which a fit counts as exact and more iterations are no use."""
+    return 8.0 * torch.finfo(dtype).eps
+
+
+def ended(status: Status) -> bool:
+    """Whether the user or the clock wants no more."""
+    return status in (INTERRUPTED, TIME_LIMIT)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _State:
+    tensors: tuple[Tensor, ...]
+    error: float
+    before: tuple[Tensor, ...] | None = None
+    pace: float = 0.3
+    most: float = 1.0
+    errors: tuple[float, ...] = ()
+    newton: NewtonState | None = None
+
+
+def descend(
+    problem: LeastSquares,
+    start: Sequence[Tensor],
+    control: Control,
+    *,
+    ridge: float = 0.0,
+    newton: bool = True,
+) -> Trial:
+    """Iterate from one start until a rule of `control` says stop.
+
+    Args:
+        problem: the array and the network.
+        start: parameters; they are not changed.
+        control: when to stop; the error is ‖x − x̂‖/‖x‖.
+        ridge: see `LeastSquares.sweep`.
+        newton: whether Gauss–Newton steps may take over.
+
+    Returns:
+        The best parameters, and their measured error.
+    """
+    small = sum(t.numel() for t in start) <= NEWTON_PARAMETERS and newton
+    floor = rounding_error(problem.x.dtype)
+    goal = floor if control.target is None else max(control.target, floor)
+
+    def step(state: _State, number: int) -> tuple[_State, float]:
+        if state.newton is not None:
+            moved = newton_step(problem, state.newton)
+            return replace(state, tensors=moved.tensors, error=moved.error, newton=moved), moved.error
+        state = _sweep(problem, state, ridge)
+        slow = len(state.errors) > BRISK_SWEEPS and state.error > BRISK * state.errors[-1 - BRISK_SWEEPS]
+        if small and slow:
+            state = replace(state, newton=newton_start(problem, state.tensors))
+        return state, state.error
+
+    out = iterate(step, _State(tuple(start), inf), replace(control, target=goal))
+    best = out.value
+    error = problem.error(best.tensors)
+    status = out.status
+    if status is REACHED and control.target is None:
+        status = CONVERGED
+    return Trial(best.tensors, error, status, out.history)
+
+
+def _sweep(problem: LeastSquares, state: _State, ridge: float) -> _State:
+    """One sweep from an extrapolated point; from the point itself where that does not help."""
+    pace, most = state.pace, state.most
+    if state.before is not None and pace > 0:
+        ahead = tuple(t + pace * (t - b) for t, b in zip(state.tensors, state.before, strict=True))
+        tensors, error = problem.sweep(ahead, ridge)
+        if error <= state.error:
+            pace, most = min(1.05 * pace, most), min(1.0, 1.01 * most)
+            return _State(tensors, error, state.tensors, pace, most, (*state.errors, error))
+        pace, most = pace / 1.5, pace
+    tensors, error = problem.sweep(state.tensors, ridge)
+    return _State(tensors, error, state.tensors, pace, most, (*state.errors, error))
+
+
+def descend_from(
+    problem: LeastSquares,
+    starts: Iterable[Sequence[Tensor]],
+    control: Control,
+    *,
+    ridge: float = 0.0,
+    newton: bool = True,
+    first_steps: int = 12,
+    agree: int = 2,
+) -> Trial:
+    """The best of several starts.
+
+    A small problem goes through each start to its end, until one is exact, reaches the target, or `agree` of them end at
+    the same best error. In a large one each start gets `first_steps`, and the best of them goes on.
+
+    Args:
+        problem: the array and the network.
+        starts: the first is the most promising.
+        control: when to stop, for each start.
+        ridge: see `LeastSquares.sweep`.
+        newton: whether Gauss–Newton steps may take over.
+        first_steps: sweeps of each start of a large problem.
+        agree: how many equal ends are enough.
+    """
+    pool = list(starts)
+    small = newton and sum(t.numel() for t in pool[0]) <= NEWTON_PARAMETERS and problem.x.numel() <= 2**21
+    if len(pool) > 1 and not small:
+        heats: list[Trial] = []
+        for start in pool:
+            heats.append(descend(problem, start, replace(control, max_steps=first_steps), ridge=ridge, newton=newton))
+            if ended(heats[-1].status) or heats[-1].status is REACHED:
+                break
+        best = min(heats, key=lambda t: t.error)
+        if ended(heats[-1].status) or best.status is REACHED:
+            return replace(best, status=heats[-1].status)
+        rest = descend(problem, best.tensors, control, ridge=ridge, newton=newton)
+        return replace(rest, history=best.history + rest.history)
+    done: list[Trial] = []
+    for start in pool:
+        done.append(descend(problem, start, control, ridge=ridge, newton=newton))
+        best = min(done, key=lambda t: t.error if isfinite(t.error) else inf)
+        last = done[-1].status
+        if ended(last):
+            return replace(best, status=last)
+        if best.error <= 100 * rounding_error(problem.x.dtype) or best.status is REACHED:
+            return best
+        if sum(t.error <= best.error * (1 + 1e-4) for t in done) >= agree:
+            return best
+    return best

@@ -1,0 +1,282 @@
+"""Ranks for methods that fit given ranks: by eps, by size, or both.
+
+- rank alone: those ranks. Size alone: the largest ranks that fit.
+- eps: a direct method (or a closed form), where there is one, gives the first ranks that reach it. From the least ranks
+  that the spectra of the unfoldings admit, ranks grow with warm starts until eps is reached, as long as that is smaller;
+  then each bond is lowered as far as eps allows.
+- Limits together with eps: the same within them. If eps is not reached there, the best within them and EPS_NOT_REACHED.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from math import inf, prod, sqrt
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from tnkit.arrays import machine_eps
+from tnkit.decompose.base import Fit, Method, Problem, Target
+from tnkit.decompose.descent import Trial, ended
+from tnkit.decompose.measure import relative_error
+from tnkit.decompose.resize import resized
+from tnkit.formats import Layout, ranks_within
+from tnkit.linalg import rank_for_tail, spectrum
+from tnkit.registry import METHODS
+from tnkit.solvers import EPS_NOT_REACHED, REACHED, Control
+
+__all__ = ["RankSearch", "direct_fit", "measured", "search_ranks"]
+
+Ranks: TypeAlias = "tuple[int, ...]"
+
+#: By how much ranks grow from one attempt to the next.
+GROWTH = 1.35
+
+
+class RankSearch(Method):
+    """A method that fits given ranks; what it is asked beyond that, `search_ranks` does with it."""
+
+    @abstractmethod
+    def solve(
+        self, problem: Problem, ranks: Ranks, start: Sequence[Tensor] | None, goal: float | None, *, quick: bool = False
+    ) -> Trial:
+        """Fit these ranks.
+
+        Args:
+            problem: what to fit.
+            ranks: one a bond; all must be used.
+            start: tensors of these ranks to begin with.
+            goal: a relative error at which to stop.
+            quick: one of many attempts of a search; may end early.
+        """
+
+    def direct(self, problem: Problem) -> Trial | None:
+        """Something within the limits of the target that reaches its eps, without iteration; None if there is none.
+
+        With neither eps nor size in the target: something exact within its ranks.
+        """
+        return None
+
+    def fit(self, problem: Problem) -> Fit:
+        """See `search_ranks`."""
+        return search_ranks(problem, self)
+
+
+def measured(problem: Problem, tensors: Sequence[Tensor]) -> float:
+    """The true relative error of some tensors."""
+    layout = problem.layout
+    value = layout.format.from_tensors(tuple(tensors), **layout.static)
+    return relative_error(problem.x, value, norm=problem.norm)
+
+
+def direct_fit(problem: Problem, names: Sequence[str], target: Target | None = None) -> Trial | None:
+    """What the first registered one of some direct methods gives for this problem."""
+    for name in names:
+        if name in METHODS:
+            method: Method = METHODS.get(name)()
+            asked = problem if target is None else replace(problem, target=target)
+            if method.takes(problem.layout.name) and method.suits(problem.layout):
+                fit = method.fit(asked)
+                return Trial(fit.tensors, measured(problem, fit.tensors), fit.status, fit.history)
+    return None
+
+
+def floor_error(problem: Problem) -> float:
+    """The relative error that rounding leaves, whatever the method."""
+    return 32.0 * machine_eps(problem.x.dtype) * sqrt(max(1, problem.x.ndim))
+
+
+def search_ranks(problem: Problem, method: RankSearch) -> Fit:
+    """Decompose by whatever is asked (see the module)."""
+    target, layout = problem.target, problem.layout
+    if target.eps is None:
+        caps = problem.max_ranks
+        ranks = caps if target.max_params is None else ranks_within(layout, target.max_params, caps)
+        exact = method.direct(replace(problem, target=Target(ranks=ranks)))
+        best = exact if exact is not None else method.solve(problem, ranks, None, None)
+    else:
+        best = _Search(problem, method).run()
+        if best.error > target.eps and best.status.ok:
+            best = replace(best, status=EPS_NOT_REACHED)
+    return Fit(best.tensors, best.error, status=best.status, history=best.history)
+
+
+@dataclass(slots=True, eq=False)
+class _Search:
+    """The search for the smallest ranks that reach eps."""
+
+    problem: Problem
+    method: RankSearch
+    over: bool = False
+    tried: int = 0
+
+    @property
+    def layout(self) -> Layout:
+        return self.problem.layout
+
+    @property
+    def goal(self) -> float:
+        assert self.problem.target.eps is not None
+        return max(self.problem.target.eps, floor_error(self.problem))
+
+    def run(self) -> Trial:
+        limits = self.limits()
+        best = self.method.direct(self.problem)
+        if best is not None and not self.reached(best):
+            best, fallback = None, best
+        else:
+            fallback = None
+        grown = self.grow(limits, inf if best is None else self.layout.n_params(self.ranks(best)))
+        if grown is not None and self.reached(grown):
+            best = grown
+        elif best is None:
+            return min((t for t in (grown, fallback) if t is not None), key=lambda t: t.error)
+        return self.shrink(best) if not self.over else best
+
+    def limits(self) -> Ranks:
+        caps, size = self.problem.max_ranks, self.problem.target.max_params
+        return caps if size is None else ranks_within(self.layout, size, caps)
+
+    def ranks(self, trial: Trial) -> Ranks:
+        return self.layout.ranks_of(trial.tensors)
+
+    def reached(self, trial: Trial) -> bool:
+        return trial.error <= self.goal
+
+    def attempt(self, ranks: Ranks, start: Trial | None, *, quick: bool = True) -> Trial:
+        """A fit at these ranks, its error measured."""
+        tensors = None
+        if start is not None:
+            bonds = dict(zip(self.layout.bonds, ranks, strict=True))
+            tensors = resized(self.layout.topology, start.tensors, bonds, self.problem.rng)
+        trial = self.method.solve(self.problem, ranks, tensors, self.goal * (1 - 1e-5), quick=quick)
+        trial = replace(trial, error=measured(self.problem, trial.tensors))
+        self.tried += 1
+        self.over = self.over or ended(trial.status) or self.problem.control.out_of_time
+        return trial
+
+    # -- upwards
+
+    def grow(self, limits: Ranks, size: float) -> Trial | None:
+        """Larger and larger ranks until eps is reached; None if what is smaller than `size` does not hold it."""
+        ranks = least_ranks(self.problem, limits)
+        last: Trial | None = None
+        best: Trial | None = None
+        while True:
+            if self.layout.n_params(ranks) >= size:
+                return best
+            last = self.attempt(ranks, last, quick=ranks != limits)
+            if best is None or last.error < best.error:
+                best = last
+            if self.reached(last) or self.over or ranks == limits:
+                return best
+            ranks = tuple(min(limit, max(r + 1, int(r * GROWTH))) for r, limit in zip(ranks, limits, strict=True))
+
+    # -- downwards
+
+    def shrink(self, best: Trial) -> Trial:
+        """Lower one bond after the other as far as eps allows, the largest saving first."""
+        low = least_ranks(self.problem, self.ranks(best), each=True)
+        closed = set[int]()
+        budget = self.tried + 6 * len(self.layout.bonds) + 6
+        while not self.over and self.tried < budget:
+            ranks = self.ranks(best)
+            bonds = [b for b, r in enumerate(ranks) if r > low[b] and b not in closed]
+            if not bonds:
+                break
+            saving = {b: self.layout.n_params(ranks) - self.layout.n_params(_put(ranks, b, ranks[b] - 1)) for b in bonds}
+            bond = max(bonds, key=lambda b: (saving[b], -b))
+            lower = self.lowest(best, bond, low[bond])
+            if lower is best:
+                closed.add(bond)
+            else:
+                best = lower
+        return best
+
+    def lowest(self, best: Trial, bond: int, low: int) -> Trial:
+        """The smallest rank of one bond that still reaches eps, by steps that double and then halve."""
+        step, failed = 1, low - 1
+        while not self.over:
+            rank = self.ranks(best)[bond]
+            down = max(failed + 1, rank - step)
+            if down >= rank:
+                break
+            trial = self.attempt(_put(self.ranks(best), bond, down), best)
+            if self.reached(trial):
+                best, step = trial, step * 2
+            else:
+                failed, step = down, max(1, (rank - down) // 2)
+                if rank - down == 1:
+                    break
+        return best
+
+
+def _put(ranks: Ranks, bond: int, rank: int) -> Ranks:
+    return (*ranks[:bond], rank, *ranks[bond + 1 :])
+
+
+def least_ranks(problem: Problem, limits: Ranks, *, each: bool = False) -> Ranks:
+    """Ranks below which the spectra of the unfoldings forbid eps.
+
+    The unfolding along one mode has at most as large a rank as the bonds of the nodes that carry the mode admit, and
+    needs as many singular values as eps says.
+
+    Args:
+        problem: with an eps.
+        limits: the largest ranks.
+        each: bond by bond, with the others at their limits; else the least uniform ranks.
+    """
+    needs = list(_needs(problem))
+    layout = problem.layout
+
+    def possible(ranks: Ranks) -> bool:
+        sizes = layout.label_sizes(ranks)
+        return all(prod(sizes[label] for label in labels) >= need for labels, need in needs)
+
+    if each:
+        return tuple(_first(lambda r, b=b: possible(_put(limits, b, r)), limits[b]) for b in range(len(limits)))
+    uniform = _first(lambda r: possible(tuple(min(r, limit) for limit in limits)), max(limits, default=1))
+    return tuple(min(uniform, limit) for limit in limits)
+
+
+def _first(test: Callable[[int], bool], most: int) -> int:
+    """The smallest number from 1 to `most` that passes a monotone test; `most` if none does."""
+    low, high = 1, most
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if test(middle) else (middle + 1, high)
+    return low
+
+
+def _needs(problem: Problem) -> list[tuple[tuple[str, ...], int]]:
+    """For modes on a single node: the labels that connect the node to the rest, and the rank of the unfolding at eps."""
+    topology, allowed = problem.layout.topology, problem.error2_allowed
+    assert allowed is not None
+    needs = []
+    for axis, mode in enumerate(topology.output):
+        holders = topology.nodes_of(mode)
+        if len(holders) != 1 or topology.constants[holders[0]] is not None:
+            continue
+        labels = topology.inputs[holders[0]]
+        if sum(label in topology.output for label in labels) > 1 or problem.x.shape[axis] == 1:
+            continue
+        unfolded = problem.x.movedim(axis, 0).reshape(problem.x.shape[axis], -1)
+        found = spectrum(unfolded, tail2=allowed, norm2=problem.norm**2)
+        bonds = tuple(label for label in labels if label not in topology.output and len(topology.nodes_of(label)) > 1)
+        needs.append((bonds, rank_for_tail(found.s2, allowed + found.noise2)))
+    return needs
+
+
+def steps_of(problem: Problem, *, max_steps: int, tol: float, goal: float | None) -> Control:
+    """The problem's control with a method's own numbers."""
+    return replace(problem.control, max_steps=max_steps, tol=tol, target=goal)
+
+
+def without_reached(trial: Trial, problem: Problem) -> Trial:
+    """A trial whose target turned out to be missed by rounding is not called reached."""
+    if trial.status is REACHED and problem.target.eps is not None and trial.error > problem.target.eps:
+        return replace(trial, status=EPS_NOT_REACHED)
+    return trial

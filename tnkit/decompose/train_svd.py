@@ -1,0 +1,295 @@
+"""Trains of a dense array: by ranks, by an error, by a size. TT-SVD, TT matrices and tensor rings share this.
+
+By ranks: blocks of modes are peeled off the cheaper end (see `peeling`), each with one orthogonal projection, so the
+squared errors add up exactly (Oseledets 2011, doi:10.1137/090752286, algorithm 1).
+
+By error or size: first a rough train at a tighter tolerance, with ranks that are larger than needed where that is cheap.
+In it all spectra are known and the ranks are chosen together (`RankPlan`). Then the array is projected on the first
+block of that train once more, which makes the error exact, and what is left of the budget is spent again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tnkit.decompose.peeling import (
+    Block,
+    contract_train,
+    flip,
+    inner_train,
+    plain_train,
+    project_rows,
+    thick_block,
+)
+from tnkit.formats.chains import chain_topology
+from tnkit.formats.rank_plan import RankPlan
+from tnkit.formats.trees import tree_of
+from tnkit.linalg import Split, split, tails
+
+__all__ = ["Train", "TrainLimits", "fit_train", "train_by_ranks"]
+
+_SMALL = 300_000  # entries up to which the rough train is exact
+_THICK = 64  # columns from which a block is worth a pass
+_FINE = 0.02  # share of the error that the rough train may spend where that is cheap
+_TRIES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class TrainLimits:
+    """What a train has to keep.
+
+    Attributes:
+        caps: the largest rank of each cut.
+        error2: the squared error that is allowed.
+        max_params: entries that may be stored.
+        floor2: the squared error that rounding leaves.
+    """
+
+    caps: tuple[int, ...]
+    error2: float | None = None
+    max_params: int | None = None
+    floor2: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Train:
+    """Cores (r_k, n_k, r_{k+1}) with r_0 = r_d = 1, and the squared error.
+
+    Attributes:
+        cores: the cores.
+        lost2: the squared error.
+        certain: whether that number is more than rounding.
+    """
+
+    cores: list[Tensor]
+    lost2: float
+    certain: bool
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """Of the cuts."""
+        return tuple(core.shape[2] for core in self.cores[:-1])
+
+
+def train_by_ranks(x: Tensor, ranks: Sequence[int], norm2: float, gen: torch.Generator) -> Train:
+    """The train of these ranks (less where the shape admits less).
+
+    Args:
+        x: contiguous.
+        ranks: of the d − 1 cuts.
+        norm2: ‖x‖².
+        gen: random numbers for sketches.
+
+    Returns:
+        quasi-optimal: the error is at most √(d−1) times the best at these ranks. Differentiable in `x`.
+
+    Cost:
+        a read or two of `x` and 2 N r flops where the ranks are small.
+    """
+    if x.ndim == 1:
+        return Train([x.reshape(1, -1, 1)], 0.0, True)
+    block, inner = thick_block(x.shape, ranks, plain_only=x.requires_grad)
+    cuts = tuple(ranks) if block.right else tuple(ranks)[::-1]
+    keep = x.ndim - block.count
+    a = block.matrix(x)
+    rank = min(cuts[keep - 1], *a.shape)
+    if rank == a.shape[1]:
+        rows, rest, lost, certain = torch.eye(rank, dtype=x.dtype, device=x.device), a, 0.0, True
+    else:
+        part = split(a, max_rank=rank, norm2=norm2, side="right", rng=gen)
+        rows, rest, lost, certain = part.basis.mH, part.rest, part.discarded2, part.certain
+    cores = plain_train(block.to_chain(rows, x))
+    if inner:
+        weight = torch.linalg.qr(rest, mode="r").R
+        cores = inner_train(block.to_chain(weight @ rows, x), cuts[keep:])
+        done = project_rows(a, block.from_chain(contract_train(cores)), norm2)
+        rest, lost, certain = done.rest, done.lost2, done.certain
+    left = _rest_by_ranks(block.remainder(rest, x), cuts[: keep - 1], max(norm2 - lost, 0.0), gen)
+    whole = [*left.cores, *cores]
+    return Train(whole if block.right else flip(whole), lost + left.lost2, _both(lost, certain, left))
+
+
+def _both(lost: float, certain: bool, other: Train) -> bool:
+    """Whether a sum of two errors is certain: both are, or the one that is dwarfs the other."""
+    if certain and other.certain:
+        return True
+    return (certain and other.lost2 < 1e-3 * lost) or (other.certain and lost < 1e-3 * other.lost2)
+
+
+def _rest_by_ranks(x: Tensor, ranks: Sequence[int], norm2: float, gen: torch.Generator) -> Train:
+    """The train of (n_1 … n_k, r), whose last core keeps its last axis."""
+    *modes, n, r = x.shape
+    found = train_by_ranks(x.reshape(*modes, n * r), ranks, norm2, gen)
+    return Train([*found.cores[:-1], found.cores[-1].reshape(-1, n, r)], found.lost2, found.certain)
+
+
+def fit_train(
+    x: Tensor, limits: TrainLimits, norm2: float, gen: torch.Generator, cost: Callable[[tuple[int, ...]], int]
+) -> Train:
+    """The smallest train within the limits; caps alone give those ranks.
+
+    Args:
+        x: contiguous.
+        limits: see there.
+        norm2: ‖x‖².
+        gen: random numbers for sketches.
+        cost: entries at given ranks.
+    """
+    if x.ndim == 1 or (limits.error2 is None and limits.max_params is None):
+        return train_by_ranks(x, limits.caps, norm2, gen)
+    with torch.no_grad():
+        found = _Fit(x.detach(), limits, norm2, gen, cost).best()
+    if x.requires_grad and torch.is_grad_enabled():
+        return train_by_ranks(x, found.ranks, norm2, gen)
+    return found
+
+
+class _Fit:
+    """The search for the smallest train under a budget."""
+
+    def __init__(
+        self, x: Tensor, limits: TrainLimits, norm2: float, gen: torch.Generator, cost: Callable[[tuple[int, ...]], int]
+    ) -> None:
+        self.x, self.limits, self.norm2, self.gen, self.cost = x, limits, norm2, gen, cost
+        self.caps = limits.caps
+        if limits.error2 is None and x.numel() > _SMALL:
+            self.caps = _budget_caps(limits, cost)
+        self.block = _rough_block(x.shape)
+        self.rough = _rough(x, self.caps, limits, norm2, gen, self.block)
+        topology = chain_topology(x.ndim)
+        bonds = [f"r{k}" for k in range(1, x.ndim)]
+        root = 0 if self.block.right else x.ndim - 1
+        self.plan = RankPlan(
+            tree_of(topology), self.rough.cores, bonds, root=root, caps=self.caps, max_params=limits.max_params
+        )
+
+    def best(self) -> Train:
+        error2 = self.limits.error2
+        if error2 is None:
+            return self.exact(None)
+        budget = max(error2 - self.rough.lost2, self.limits.floor2)
+        best: Train | None = None
+        low, high = 0.0, float("inf")
+        for _ in range(_TRIES):
+            found = self.exact(budget)
+            fits = found.lost2 <= error2 and self.within(found)
+            if fits and (best is None or self.cost(found.ranks) < self.cost(best.ranks)):
+                best = found
+            if not fits and best is None and not self.can_grow(found, error2):
+                return found
+            if fits and (found.lost2 >= 0.98 * error2 or self.rough.lost2 == 0.0):
+                break
+            if fits:
+                low = budget
+                budget = min(budget + error2 - found.lost2, 0.5 * (budget + high))
+            else:
+                high = budget
+                budget = 0.5 * (low + high) if low > 0 else 0.9 * budget * error2 / found.lost2
+            if budget <= max(low * 1.01, self.limits.floor2):
+                break
+        if best is not None:
+            return best
+        return self.rough if self.rough.lost2 <= error2 and self.within(self.rough) else found
+
+    def within(self, found: Train) -> bool:
+        size = self.limits.max_params
+        return size is None or self.cost(found.ranks) <= size
+
+    def can_grow(self, found: Train, error2: float) -> bool:
+        """Whether a smaller budget can give a smaller error: the rough train itself reaches it."""
+        return self.rough.lost2 <= error2 and found.ranks != self.rough.ranks and self.limits.max_params is None
+
+    def exact(self, budget: float | None) -> Train:
+        """The train of a plan, projected on the array itself unless the rough train is the array."""
+        plan = self.plan.best(budget)
+        cores = list(plan.tensors)
+        if self.rough.lost2 <= 1e-5 * plan.lost2 or self.rough.lost2 <= self.limits.floor2:
+            lost = plan.lost2 + self.rough.lost2
+            return Train(cores, lost, lost > 4 * self.limits.floor2)
+        chain = cores if self.block.right else flip(cores)
+        cuts = plan.ranks if self.block.right else plan.ranks[::-1]
+        keep = self.x.ndim - self.block.count
+        rows = self.block.from_chain(contract_train(chain[keep:]))
+        done = project_rows(self.block.matrix(self.x), rows, self.norm2)
+        rest = self.block.remainder(done.rest, self.x)
+        left = _rest_by_ranks(rest, cuts[: keep - 1], max(self.norm2 - done.lost2, 0.0), self.gen)
+        whole = [*left.cores, *chain[keep:]]
+        whole = whole if self.block.right else flip(whole)
+        return Train(whole, done.lost2 + left.lost2, _both(done.lost2, done.certain, left))
+
+
+def _budget_caps(limits: TrainLimits, cost: Callable[[tuple[int, ...]], int]) -> tuple[int, ...]:
+    """Ranks that no sensible use of a size budget exceeds: a few times the uniform ones."""
+    assert limits.max_params is not None
+    low, high = 1, max(limits.caps, default=1)
+    while low < high:
+        middle = (low + high + 1) // 2
+        fits = cost(tuple(min(middle, cap) for cap in limits.caps)) <= limits.max_params
+        low, high = (middle, high) if fits else (low, middle - 1)
+    return tuple(min(cap, 3 * low + 8) for cap in limits.caps)
+
+
+def _rough_block(shape: Sequence[int]) -> Block:
+    """The end with fewer columns, of at least `_THICK` where there are so many."""
+    found = []
+    for right in (True, False):
+        columns = 1
+        for count in range(1, len(shape)):
+            columns *= shape[-count] if right else shape[count - 1]
+            if columns >= _THICK or count == len(shape) - 1:
+                found.append((columns, not right, Block(count, right)))
+                break
+    return min(found)[2]
+
+
+def _rough(
+    x: Tensor,
+    caps: Sequence[int],
+    limits: TrainLimits,
+    norm2: float,
+    gen: torch.Generator,
+    block: Block | None = None,
+    spent: float = 0.0,
+) -> Train:
+    """A train that is as exact as is cheap; what it loses is part of the error budget."""
+    if x.ndim == 1:
+        return Train([x.reshape(1, -1, 1)], 0.0, True)
+    block = _rough_block(x.shape) if block is None else block
+    cuts = tuple(caps) if block.right else tuple(caps)[::-1]
+    keep = x.ndim - block.count
+    a = block.matrix(x)
+    rank = min(cuts[keep - 1], *a.shape)
+    small = x.numel() <= _SMALL
+    rows, rest, lost = torch.eye(a.shape[1], dtype=x.dtype, device=x.device), a, 0.0
+    if rank < a.shape[1] or limits.error2 is not None:
+        fine = None
+        if limits.error2 is not None:
+            fine = limits.floor2 / x.ndim if small else max(_FINE * (limits.error2 - spent), limits.floor2) / x.ndim
+        part = split(a, max_rank=rank, tail2=fine, norm2=norm2, side="right", rng=gen)
+        rank, lost = part.rank, part.discarded2
+        if not small and limits.error2 is not None:
+            rank, lost = _not_in_noise(part, a, norm2, limits.error2 - spent)
+        rows, rest = part.basis[:, :rank].mH, part.rest[:, :rank]
+    cores = plain_train(block.to_chain(rows, x))
+    after = block.remainder(rest, x)
+    *modes, n, r = after.shape
+    left = _rough(after.reshape(*modes, n * r), cuts[: keep - 1], limits, max(norm2 - lost, 0.0), gen, None, spent + lost)
+    whole = [*left.cores[:-1], left.cores[-1].reshape(-1, n, r), *cores]
+    return Train(whole if block.right else flip(whole), lost + left.lost2, True)
+
+
+def _not_in_noise(part: Split, a: Tensor, norm2: float, left2: float) -> tuple[int, float]:
+    """Fewer columns, where the fine tolerance would keep many that a generous one drops: (rank, what it discards)."""
+    assert part.s2 is not None
+    missed = max(part.discarded2 - float(tails(part.s2)[part.rank]), 0.0)
+    tail = tails(part.s2) + missed
+    generous = max(1, int((tail > 0.9 * left2).sum()))
+    most = max(3 * generous + 4, min(a.shape) // 4, 48)
+    if part.rank <= most:
+        return part.rank, part.discarded2
+    return most, float(tail[most])
+
