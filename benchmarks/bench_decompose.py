@@ -10,6 +10,7 @@ from torch import Tensor
 
 import tnkit as tk
 from benchmarks.harness import Answer, Case, Contender
+from tnkit.report import FitReport
 
 HAS = {name: find_spec(name) is not None for name in ("tensorly", "torchtt", "tntorch", "quimb", "pyttb")}
 if HAS["tensorly"]:
@@ -99,7 +100,7 @@ def tt_dense(cores: list[Tensor]) -> Tensor:
     return x
 
 
-def tnkit_answer(fit: tk.Decomposition) -> Answer:
+def tnkit_answer(fit: FitReport) -> Answer:
     return Answer(fit.tensor.to_dense, fit.n_params)
 
 

@@ -49,7 +49,9 @@ def embed(model: torch.nn.Module, batches: list[dict[str, torch.Tensor]]) -> tor
     return torch.cat(rows)
 
 
-def seconds(models: dict[str, torch.nn.Module], batches: list[dict[str, torch.Tensor]], rounds: int) -> dict[str, float]:
+def seconds(
+    models: dict[str, torch.nn.Module], batches: list[dict[str, torch.Tensor]], rounds: int
+) -> dict[str, float]:
     """Median time of one pass over the batches; the models take turns, so that what else runs here hits them alike."""
     times: dict[str, list[float]] = {name: [] for name in models}
     for _ in range(rounds):
@@ -79,7 +81,17 @@ def part(quick: bool = False) -> str:
         models[f"{keep:.0%}"], reports[f"{keep:.0%}"] = tk.nn.compress(local.model, target, calib, measure=False)
         blind[f"{keep:.0%}"] = tk.nn.compress(local.model, target, measure=False)[0]
     times = seconds(models, test[:4], rounds=1 if quick else 5)
-    rows = [["dense", f"{reports[f'{SHOWN:.0%}'].params_before:,}", "1", "1", "100 %", f"{1e3 * times['dense']:.0f} ms", "1"]]
+    rows = [
+        [
+            "dense",
+            f"{reports[f'{SHOWN:.0%}'].params_before:,}",
+            "1",
+            "1",
+            "100 %",
+            f"{1e3 * times['dense']:.0f} ms",
+            "1",
+        ]
+    ]
     for name, report in reports.items():
         after = embed(models[name], test)
         cosine, without = ((before * x).sum(1).mean() for x in (after, embed(blind[name], test)))
@@ -88,7 +100,15 @@ def part(quick: bool = False) -> str:
         rows.append([f"{name} of the linear layers", f"{report.params_after:,}", f"{cosine:.4f}", f"{without:.4f}", kept,
                      f"{1e3 * times[name]:.0f} ms", faster])  # fmt: skip
         print(f"  {name:>5} kept: cosine {cosine:.4f} (without calibration {without:.4f}), {faster} times as fast")
-    head = ["model", "parameters", "cosine", "cosine without calibration", "same nearest sentence", "128 sentences", "speed"]
+    head = [
+        "model",
+        "parameters",
+        "cosine",
+        "cosine without calibration",
+        "same nearest sentence",
+        "128 sentences",
+        "speed",
+    ]
     return html.section(
         "A sentence encoder, compressed",
         html.paragraph(

@@ -118,12 +118,13 @@ def _by_normal_equations(
             owner = blocks.owner[p0:p1] - low
             gram[low - g0 : high - g0] += segment_sum(h.mH @ h, owner, high - low)
             rhs[low - g0 : high - g0] += segment_sum(h.mH @ r, owner, high - low)
-        if ridge:
-            rhs = rhs - ridge * table[blocks.rows[g0:g1], :, None]
-        mean = gram.diagonal(dim1=-2, dim2=-1).real.mean(-1)
-        shift = ridge + floor * torch.maximum(mean, mean.max() * 1e-3)
-        shift = torch.where(shift > 0, shift, torch.ones_like(shift))
-        changes.append(solve_gram(gram, rhs, shift)[..., 0])
+        size = gram.diagonal(dim1=-2, dim2=-1).real
+        size = torch.maximum(size, size.amax() * machine_eps(values.dtype) ** 2).clamp_min(torch.finfo(size.dtype).tiny)
+        root = size.rsqrt()
+        lam = ridge * m / weight[g0:g1, None]
+        rhs = root[..., None] * rhs - (lam * table[blocks.rows[g0:g1]] / root)[..., None]
+        gram = gram * root[:, :, None] * root[:, None, :]
+        changes.append(root * solve_gram(gram, rhs, lam[:, 0] + floor)[..., 0])
     return torch.cat(changes) if len(changes) > 1 else changes[0], residual2
 
 

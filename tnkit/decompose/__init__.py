@@ -3,10 +3,16 @@
 from tnkit.decompose.base import Fit, Method, Problem, Target
 from tnkit.decompose.choose import as_method, asked_for, choose_method, methods_for
 from tnkit.decompose.measure import relative_error
+from tnkit.decompose.matrix_svd import MatrixSVD
 from tnkit.decompose.run import error_floor, run, scaled
+from tnkit.decompose.tt_svd import TTSVD
+from tnkit.decompose.tubal_svd import TSVD
 
 __all__ = [
+    "TSVD",
+    "TTSVD",
     "Fit",
+    "MatrixSVD",
     "Method",
     "Problem",
     "Target",

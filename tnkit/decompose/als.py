@@ -11,13 +11,13 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
 from tnkit.decompose.base import Problem
-from tnkit.decompose.descent import Trial, descend, descend_from, rounding_error
+from tnkit.decompose.descent import NEWTON_MOST, NEWTON_QUICK, Trial, descend, descend_from, rounding_error
 from tnkit.decompose.rank_search import RankSearch, direct_fit, measured, steps_of
 from tnkit.decompose.resize import grown
 from tnkit.decompose.sweep import LeastSquares
@@ -75,7 +75,7 @@ class ALS(RankSearch):
 
     max_steps: int = 200
     tol: float = 1e-5
-    starts: int = 4
+    starts: int = 6
     start: str = "auto"
     ridge: float = 0.0
     newton: bool = True
@@ -96,23 +96,24 @@ class ALS(RankSearch):
             raise OptionError(f"{self}: max_steps and starts must be 1 or more, tol and ridge 0 or more.")
 
     def solve(
-        self, problem: Problem, ranks: tuple[int, ...], start: Sequence[Tensor] | None, goal: float | None, *, quick: bool = False
+        self,
+        problem: Problem,
+        ranks: tuple[int, ...],
+        start: Sequence[Tensor] | None,
+        goal: float | None,
+        *,
+        quick: bool = False,
     ) -> Trial:
         """See `RankSearch.solve`."""
         network = least_squares(problem)
-        control = steps_of(problem, max_steps=self.max_steps, tol=self.tol, goal=goal)
+        control = steps_of(problem, max_steps=self.max_steps, tol=self.tol, goal=goal, quick=quick)
+        newton = (NEWTON_QUICK if quick else NEWTON_MOST) if self.newton else 0
         if start is not None:
-            warm = descend(network, start, replace(control, tol=max(self.tol, 1e-3) if quick else self.tol), ridge=self.ridge, newton=self.newton)
-            if quick or (goal is not None and warm.error <= goal):
-                return warm
-            starts: list[Sequence[Tensor]] = [warm.tensors]
-        else:
-            starts = [] if self.start == "random" else svd_starts(problem, ranks)
-        count = 1 if quick and starts else max(self.starts - len(starts), 1 if self.start == "random" or not starts else 0)
-        if starts and (self.start == "svd" or is_tree(problem.layout, ranks)):
-            count = 0
-        starts += random_starts(problem, ranks, count)
-        return descend_from(network, starts, control, ridge=self.ridge, newton=self.newton)
+            return descend(network, start, control, ridge=self.ridge, newton=newton)
+        starts: list[Sequence[Tensor]] = [] if self.start == "random" else svd_starts(problem, ranks)
+        alone = bool(starts) and (quick or self.start == "svd" or is_tree(problem.layout, ranks))
+        starts += random_starts(problem, ranks, 0 if alone else max(1, self.starts - len(starts)))
+        return descend_from(network, starts, control, ridge=self.ridge, newton=newton)
 
     def direct(self, problem: Problem) -> Trial | None:
         """A tree of SVDs, or the format's direct method, where they do what is asked."""

@@ -6,7 +6,7 @@ A method is registered under its name in `tnkit.registry.METHODS`; its defaults 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar
 
 import torch
@@ -109,6 +109,11 @@ class Method(ABC):
         Returns:
             Tensors that keep every limit of the target, or come as near as they can with a status that says so.
         """
+
+    @property
+    def iterative(self) -> bool:
+        """Whether it goes in steps: such a method has an option `max_steps`."""
+        return any(f.name == "max_steps" for f in fields(self))  # type: ignore[arg-type]
 
     def takes(self, format_name: str) -> bool:
         """Whether it fits this format."""

@@ -26,10 +26,10 @@ from tnkit.solvers import (
     iterate,
 )
 
-__all__ = ["Trial", "descend", "descend_from", "ended", "rounding_error"]
+__all__ = ["NEWTON_MOST", "NEWTON_QUICK", "Trial", "descend", "descend_from", "ended", "rounding_error"]
 
-#: Networks of at most this many parameters take Gauss–Newton steps.
-NEWTON_PARAMETERS = 1500
+#: Networks of at most this many parameters take Gauss–Newton steps, in a search for ranks and otherwise.
+NEWTON_QUICK, NEWTON_MOST = 300, 1500
 #: Sweeps in which the error must fall by this factor; if it does not, Gauss–Newton takes over.
 BRISK, BRISK_SWEEPS = 0.3, 3
 
@@ -78,7 +78,7 @@ def descend(
     control: Control,
     *,
     ridge: float = 0.0,
-    newton: bool = True,
+    newton: int = NEWTON_MOST,
 ) -> Trial:
     """Iterate from one start until a rule of `control` says stop.
 
@@ -87,12 +87,12 @@ def descend(
         start: parameters; they are not changed.
         control: when to stop; the error is ‖x − x̂‖/‖x‖.
         ridge: see `LeastSquares.sweep`.
-        newton: whether Gauss–Newton steps may take over.
+        newton: up to how many parameters Gauss–Newton steps may take over.
 
     Returns:
         The best parameters, and their measured error.
     """
-    small = sum(t.numel() for t in start) <= NEWTON_PARAMETERS and newton
+    small = sum(t.numel() for t in start) <= newton
     floor = rounding_error(problem.x.dtype)
     goal = floor if control.target is None else max(control.target, floor)
 
@@ -135,9 +135,9 @@ def descend_from(
     control: Control,
     *,
     ridge: float = 0.0,
-    newton: bool = True,
+    newton: int = NEWTON_MOST,
     first_steps: int = 12,
-    agree: int = 2,
+    agree: int = 3,
 ) -> Trial:
     """The best of several starts.
 
@@ -149,12 +149,12 @@ def descend_from(
         starts: the first is the most promising.
         control: when to stop, for each start.
         ridge: see `LeastSquares.sweep`.
-        newton: whether Gauss–Newton steps may take over.
+        newton: up to how many parameters Gauss–Newton steps may take over.
         first_steps: sweeps of each start of a large problem.
         agree: how many equal ends are enough.
     """
     pool = list(starts)
-    small = newton and sum(t.numel() for t in pool[0]) <= NEWTON_PARAMETERS and problem.x.numel() <= 2**21
+    small = sum(t.numel() for t in pool[0]) <= newton and problem.x.numel() <= 2**21
     if len(pool) > 1 and not small:
         heats: list[Trial] = []
         for start in pool:

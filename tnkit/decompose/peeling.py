@@ -171,7 +171,7 @@ def project_rows(a: Tensor, rows: Tensor, norm2: float) -> Projected:
     with torch.no_grad():
         eps = torch.finfo(a.dtype).eps
         lost = norm2 - energy(rest)
-        if lost < 400 * eps * norm2:
+        if lost < 2000 * eps * norm2:
             lost = residual_energy(a.detach(), rest.detach(), rows.detach())
         return Projected(rest, lost, lost >= 64 * (4 * eps) ** 2 * norm2)
 

@@ -12,21 +12,21 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from math import inf, prod, sqrt
+from math import inf, prod
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-from tnkit.arrays import machine_eps
 from tnkit.decompose.base import Fit, Method, Problem, Target
 from tnkit.decompose.descent import Trial, ended
 from tnkit.decompose.measure import relative_error
 from tnkit.decompose.resize import resized
+from tnkit.decompose.run import error_floor
 from tnkit.formats import Layout, ranks_within
 from tnkit.linalg import rank_for_tail, spectrum
 from tnkit.registry import METHODS
-from tnkit.solvers import EPS_NOT_REACHED, REACHED, Control
+from tnkit.solvers import EPS_NOT_REACHED, Control
 
 __all__ = ["RankSearch", "direct_fit", "measured", "search_ranks"]
 
@@ -34,6 +34,8 @@ Ranks: TypeAlias = "tuple[int, ...]"
 
 #: By how much ranks grow from one attempt to the next.
 GROWTH = 1.35
+#: Steps of an attempt, and the fall of the error over five of them with which it goes on.
+QUICK_STEPS, QUICK_TOL = 40, 5e-3
 
 
 class RankSearch(Method):
@@ -84,11 +86,6 @@ def direct_fit(problem: Problem, names: Sequence[str], target: Target | None = N
     return None
 
 
-def floor_error(problem: Problem) -> float:
-    """The relative error that rounding leaves, whatever the method."""
-    return 32.0 * machine_eps(problem.x.dtype) * sqrt(max(1, problem.x.ndim))
-
-
 def search_ranks(problem: Problem, method: RankSearch) -> Fit:
     """Decompose by whatever is asked (see the module)."""
     target, layout = problem.target, problem.layout
@@ -120,7 +117,7 @@ class _Search:
     @property
     def goal(self) -> float:
         assert self.problem.target.eps is not None
-        return max(self.problem.target.eps, floor_error(self.problem))
+        return max(self.problem.target.eps, error_floor(self.problem.x.dtype, len(self.layout.shape)))
 
     def run(self) -> Trial:
         limits = self.limits()
@@ -270,13 +267,10 @@ def _needs(problem: Problem) -> list[tuple[tuple[str, ...], int]]:
     return needs
 
 
-def steps_of(problem: Problem, *, max_steps: int, tol: float, goal: float | None) -> Control:
-    """The problem's control with a method's own numbers."""
+def steps_of(problem: Problem, *, max_steps: int, tol: float, goal: float | None, quick: bool = False) -> Control:
+    """The problem's control with a method's own numbers; fewer steps for one of many attempts."""
+    if quick:
+        max_steps, tol = min(max_steps, QUICK_STEPS), max(tol, QUICK_TOL)
     return replace(problem.control, max_steps=max_steps, tol=tol, target=goal)
 
 
-def without_reached(trial: Trial, problem: Problem) -> Trial:
-    """A trial whose target turned out to be missed by rounding is not called reached."""
-    if trial.status is REACHED and problem.target.eps is not None and trial.error > problem.target.eps:
-        return replace(trial, status=EPS_NOT_REACHED)
-    return trial

@@ -294,7 +294,7 @@ def _values(value: Format) -> list[Any]:
 
 
 def _signature(value: Format) -> tuple[str, tuple[Any, ...]]:
-    """The class and what its topology depends on, in plain values: shapes of tensors, and what is stored beside them."""
+    """The class and what its topology depends on, in plain values: shapes, and what is stored beside the tensors."""
     parts: list[Any] = []
     for part in _values(value):
         if isinstance(part, Format):
@@ -306,13 +306,20 @@ def _signature(value: Format) -> tuple[str, tuple[Any, ...]]:
         elif isinstance(part, Topology):
             parts.append(("topology", part.key()))
         else:
-            parts.append(("static", part))
+            parts.append(("static", _plain(part)))
     return type(value).__name__, tuple(parts)
 
 
 def traced_topology(value: Format) -> TopologyKey:
     """The topology, in plain values, where `torch.compile` is tracing; a constant of the compiled code."""
     return _topology_key(*_signature(value))
+
+
+def _plain(value: Any) -> Any:
+    """With whole numbers as constants: `torch.compile` would make variables of those that change between calls."""
+    if isinstance(value, tuple):
+        return tuple([_plain(v) for v in value])
+    return index(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def _plain_shape(t: Tensor) -> tuple[int, ...]:

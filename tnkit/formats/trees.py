@@ -172,9 +172,7 @@ class Tree:
             weighted[edge.child] = absorb(weighted[edge.child], self.axis(edge.child, edge.label), r)
         return found
 
-    def truncate(
-        self, nodes: Sequence[Tensor], ranks: Mapping[str, int], root: int = 0
-    ) -> tuple[list[Tensor], float]:
+    def truncate(self, nodes: Sequence[Tensor], ranks: Mapping[str, int], root: int = 0) -> tuple[list[Tensor], float]:
         """Truncate every bond to its rank, leaves first, each by the SVD of what the ones before have left.
 
         Args:

@@ -4,6 +4,7 @@ Tensors in, tensors out, on the device and in the dtype they came in. Energies (
 float64 tensors. Nothing is changed in place, nothing is drawn from a global generator.
 """
 
+from tnkit.linalg.batched import batched_spectra, batched_split
 from tnkit.linalg.cut import Cut, Split
 from tnkit.linalg.khatri_rao import khatri_rao
 from tnkit.linalg.lstsq import orthonormal, solve_gram, sqrt_psd
@@ -19,6 +20,8 @@ __all__ = [
     "Spectrum",
     "Split",
     "apply_rows",
+    "batched_spectra",
+    "batched_split",
     "choose_driver",
     "choose_ranks",
     "count_sketch",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tnkit.linalg.lstsq import orthonormal
-from tnkit.linalg.products import apply_rows, energy, project, residual_energy
+from tnkit.linalg.products import apply_rows, project, residual_energy
 from tnkit.linalg.truncation import rank_for_tail, tails
 
 __all__ = ["Cut", "Split", "certify", "finish", "gram_noise2", "left_from_right", "residual_noise2", "rounding2"]
@@ -85,7 +85,8 @@ def rounding2(dtype: torch.dtype, size: int, norm2: float) -> float:
 def gram_noise2(dtype: torch.dtype, norm2: float, *, precise: bool) -> float:
     """The error of a tail that is read from a Gram matrix; a hundred times this is needed to trust it to 1 %."""
     exact = precise or dtype in (torch.float64, torch.complex128)
-    return (4 * torch.finfo(torch.float64).eps if exact else 2.5e-8) * norm2
+    # float32 products of numbers of one sign are biased by several machine epsilons, which no later sum takes away
+    return (4 * torch.finfo(torch.float64).eps if exact else 1e-6) * norm2
 
 
 def residual_noise2(dtype: torch.dtype, norm2: float) -> float:
@@ -124,7 +125,7 @@ def certify(a: Tensor, q: Tensor, b: Tensor, inner: Tensor, norm2: float) -> flo
     captured = inner.diagonal().real.sum()
     overlap = q.to(inner.dtype)
     lost = norm2 - float(2 * captured - ((overlap.mH @ overlap) * inner.mT).sum().real)
-    if lost >= 400 * torch.finfo(a.dtype).eps * norm2:
+    if lost >= 2000 * torch.finfo(a.dtype).eps * norm2:
         return lost
     return residual_energy(a, q, b)
 

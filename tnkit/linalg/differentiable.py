@@ -1,8 +1,9 @@
 """Gradients through a truncation that stay finite where singular values coincide.
 
-Only the subspace matters to anything that is built from basis and rest together, so the derivative of the basis is taken in
-the gauge in which it moves at right angles to itself. Divided differences then stand between kept and discarded values
-only; two kept ones may be equal. Where a kept value equals a discarded one the subspace has no derivative, and that part is 0.
+Only the subspace matters to anything that is built from basis and rest together, so the derivative of the basis is
+taken in the gauge in which it moves at right angles to itself. Divided differences then stand between kept and
+discarded values only; two kept ones may be equal. Where a kept value equals a discarded one the subspace has no
+derivative, and that part is 0.
 
 Reference: first-order perturbation of invariant subspaces, Stewart & Sun, Matrix Perturbation Theory (1990), chapter V;
 the adjoint is worked out here.
@@ -27,9 +28,12 @@ class _MovingBasis(torch.autograd.Function):
     """Gives `basis` back, with the derivative of the leading left subspace of `a`."""
 
     @staticmethod
-    def forward(ctx: Any, a: Tensor, basis: Tensor) -> Tensor:
-        ctx.save_for_backward(a, basis)
+    def forward(a: Tensor, basis: Tensor) -> Tensor:
         return basis.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
 
     @staticmethod
     @once_differentiable
@@ -63,8 +67,8 @@ def moving_basis(a: Tensor, basis: Tensor) -> Tensor:
         basis: (m, r), orthonormal, spanning the r leading left singular vectors of `a`.
 
     Returns:
-        The same values. Gradients are right for functions that depend on basis @ basisᴴ a and the like, not on which basis
-        of the subspace was taken. Backward costs one thin SVD of `a`.
+        The same values. Gradients are right for functions that depend on basis @ basisᴴ a and the like, not on which
+        basis of the subspace was taken. Backward costs one thin SVD of `a`.
 
     Example:
         >>> import torch
@@ -74,7 +78,7 @@ def moving_basis(a: Tensor, basis: Tensor) -> Tensor:
         >>> bool(a.grad.isfinite().all())
         True
     """
-    moved: Tensor = _MovingBasis.apply(a, basis)
+    moved: Tensor = _MovingBasis.apply(a, basis)  # type: ignore[no-untyped-call]
     return moved
 
 

@@ -128,6 +128,6 @@ def sqrt_psd(g: Tensor) -> Tensor:
         >>> sqrt_psd(torch.tensor([[4.0, 0.0], [0.0, 9.0]])).diagonal().tolist()
         [2.0, 3.0]
     """
-    vectors: Tensor
     values, vectors = torch.linalg.eigh(g)
-    return (vectors * values.clamp_min(0).sqrt()[..., None, :].to(g.dtype)) @ vectors.mH
+    root: Tensor = (vectors * values.clamp_min(0).sqrt()[..., None, :].to(g.dtype)) @ vectors.mH
+    return root

@@ -36,7 +36,7 @@ def maxvol(a: Tensor, tol: float = 1.05, max_steps: int | None = None) -> tuple[
     Example:
         >>> import torch
         >>> rows, c = maxvol(torch.tensor([[1.0], [4.0], [2.0]]))
-        >>> rows.tolist(), c.flatten().tolist()
+        >>> rows.tolist(), [round(entry, 4) for entry in c.flatten().tolist()]
         ([1], [0.25, 1.0, 0.5])
     """
     if a.ndim != 2 or a.shape[0] < a.shape[1] or a.shape[1] == 0:

@@ -14,6 +14,7 @@ from torch import Tensor
 __all__ = ["apply_rows", "cross", "energy", "gram", "project", "residual_energy", "wide_dtype"]
 
 _CHUNK = 1024  # entries that one float32 sum may run over
+_SMALL = 1 << 16  # entries that are simply converted
 _BLOCK = 4096  # columns of a float32 Gram block
 _COPY = 1 << 21  # entries of a block that is copied
 
@@ -40,7 +41,7 @@ def _columns(a: Tensor, width: int) -> Iterator[tuple[slice, Tensor]]:
 
 
 def energy(a: Tensor) -> float:
-    """The squared Frobenius norm.
+    """The squared Frobenius norm of a tensor.
 
     float32 sums run over at most 1024 entries each and are then added in float64, so the relative error is about 1e-9
     in float32 and 1e-16 in float64 whatever the size. Cost: one read.
@@ -53,6 +54,8 @@ def energy(a: Tensor) -> float:
     if a.numel() == 0:
         return 0.0
     a = a.detach()
+    if a.numel() <= _SMALL:
+        return float(torch.linalg.vector_norm(a.to(wide_dtype(a.dtype))).square())
     if a.ndim == 2 and a.stride(0) < a.stride(1):
         a = a.mT
     if a.is_contiguous():

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from tnkit.errors import DTypeError, OptionError, RankError, ShapeError
+from tnkit.errors import DataError, DTypeError, OptionError, RankError, ShapeError
 from tnkit.linalg.cut import Cut, Split, gram_noise2, rounding2
 from tnkit.linalg.differentiable import with_gradient
 from tnkit.linalg.products import energy
@@ -22,7 +23,7 @@ from tnkit.rng import RngLike, generator
 __all__ = ["Spectrum", "choose_driver", "spectrum", "split"]
 
 _READ = 25  # flops in the time in which one number is read from memory
-_TINY = 200_000  # entries below which the plain SVD is as good as anything
+_SMALL = 200_000  # entries up to which an exact kernel takes no longer than a sketch has overhead
 
 
 def split(
@@ -53,6 +54,7 @@ def split(
         ShapeError: not 2-D, or empty.
         DTypeError: not float32, float64, complex64 or complex128.
         RankError: `max_rank` below 1.
+        DataError: NaN or infinite entries.
         OptionError: a negative `tail2`, or an unknown side.
         UnknownNameError: an unknown driver.
 
@@ -81,18 +83,18 @@ def split(
     plain = view.conj() if view.is_conj() else view  # the data as they lie; a lazy conjugate would be copied
     with torch.no_grad():
         energy2 = energy(plain) if norm2 is None else float(norm2)
+    if not math.isfinite(energy2):
+        raise DataError(f"split: the squared norm is {energy2}; the matrix has NaN or infinite entries, or overflows.")
     rank = min(*a.shape, max_rank or min(a.shape))
     cut = Cut(rank, None if tail2 is None else float(tail2), energy2, generator(rng, a.device))
 
     def kernel(matrix: Tensor) -> Split:
         with torch.no_grad():
             matrix = matrix.detach()
-            return run(matrix, cut) if cut.norm2 > 0 else _nothing(matrix)
+            found: Split = run(matrix, cut) if cut.norm2 > 0 else _nothing(matrix, cut)
+            return found
 
-    if plain.requires_grad and torch.is_grad_enabled():
-        found = with_gradient(plain, kernel)
-    else:
-        found = kernel(plain)
+    found = with_gradient(plain, kernel) if plain.requires_grad and torch.is_grad_enabled() else kernel(plain)
     conjugated = plain is not view
     basis = found.basis.conj() if conjugated != (side == "right") else found.basis
     rest = found.rest.conj() if conjugated else found.rest
@@ -101,12 +103,13 @@ def split(
     )
 
 
-def _nothing(a: Tensor) -> Split:
+def _nothing(a: Tensor, cut: Cut) -> Split:
     """The split of a zero matrix."""
     m, n = a.shape
     s2 = torch.zeros(min(m, n), dtype=torch.float64, device=a.device)
-    basis = torch.eye(m, 1, dtype=a.dtype, device=a.device)
-    return Split(basis, a.new_zeros((1, n)), s2, 0.0, True, "zero")
+    rank = cut.max_rank if cut.tail2 is None else 1
+    basis = torch.eye(m, rank, dtype=a.dtype, device=a.device)
+    return Split(basis, a.new_zeros((rank, n)), s2, 0.0, True, "zero")
 
 
 def choose_driver(
@@ -120,8 +123,9 @@ def choose_driver(
     """Which exact kernel covers what is asked, and up to how many columns the randomised one is cheaper than it.
 
     A Gram matrix resolves tails down to about machine epsilon times ‖a‖² (its error is 4 eps ‖a‖²; a hundred times
-    that is asked for). A smaller tolerance, or all singular values, take the Q-less QR, or the SVD for small matrices.
-    In single precision the Gram matrix is formed in double precision and covers all that single precision holds.
+    that is asked for). A smaller tolerance, or all singular values, take the Q-less QR, or the SVD where the matrix is
+    near square. In single precision the Gram matrix is formed in double precision and covers all that single
+    precision holds.
 
     Args:
         shape: (m, n).
@@ -149,9 +153,8 @@ def choose_driver(
     single = dtype in (torch.float32, torch.complex64)
     rank = min(short, max_rank or short)
     covered = single or (tail2 >= 100 * gram_noise2(dtype, norm2, precise=True) if tail2 is not None else rank < short)
-    small = m * n <= _TINY and short <= 256
-    exact = "gram" if covered and not (small and not single) else "svd" if small and not single else "qr"
-    if m * n <= _TINY or short < 48:
+    exact = "gram" if covered else "svd" if max(m, n) <= 3 * short else "qr"
+    if m * n <= _SMALL or short < 48:
         return exact, 0
     columns = 0
     step = 1 << (short.bit_length() - 1)
@@ -167,11 +170,10 @@ def choose_driver(
 def _exact_flops(driver: str, m: int, n: int, rank: int, *, single: bool) -> float:
     """Flops, weighted by how far from a product's rate each part runs."""
     short = min(m, n)
-    passes = 2 if m <= n else 4  # the projection; for a tall matrix the basis as well
     if driver == "gram":
         product = (2.0 if short < 192 else 1.25) * (1.5 if single else 1.0)
-        return product * m * n * short + 12.0 * short**3 + passes * m * n * rank
-    return 12.0 * m * n * short + 60.0 * short**3 + passes * m * n * rank
+        return product * m * n * short + 12.0 * short**3 + 2.0 * m * n * rank
+    return 12.0 * m * n * short + 60.0 * short**3 + 2.0 * m * n * rank
 
 
 def _randomised_flops(m: int, n: int, k: int) -> float:
@@ -180,8 +182,7 @@ def _randomised_flops(m: int, n: int, k: int) -> float:
     start = min(2.0 * short**2 * width + 12.0 * short**3, 16.0 * short * width * k)
     if width < 8 * k:
         start = 4.0 * m * n * k
-    passes = 2 if m <= n else 4
-    return start + 2.0 * _READ * m * n + passes * 1.25 * m * n * k + 4.0 * k * k * n + 40.0 * k**3
+    return start + 2.0 * _READ * m * n + 2.5 * m * n * k + 4.0 * k * k * long + 40.0 * k**3
 
 
 def _auto(a: Tensor, cut: Cut) -> Split:
@@ -195,11 +196,12 @@ def _auto(a: Tensor, cut: Cut) -> Split:
     split_exactly = SPLIT_DRIVERS.get(exact)
     found = split_exactly(a, cut)
     assert isinstance(found, Split)
-    if exact == "gram" and a.dtype in (torch.float64, torch.complex128) and cut.tail2 is None:
-        if found.discarded2 < 100 * gram_noise2(a.dtype, cut.norm2, precise=True):  # less than its basis resolves
-            wide = cut.max_rank + oversampling(cut.max_rank) <= min(a.shape) // 4
-            better = try_randomised(a, cut, limit=min(a.shape) // 4) if wide else None
-            found = better or qr_split(a, cut)
+    unresolved = 100 * gram_noise2(a.dtype, cut.norm2, precise=True)
+    double = a.dtype in (torch.float64, torch.complex128)
+    if exact == "gram" and double and cut.tail2 is None and found.discarded2 < unresolved:
+        wide = cut.max_rank + oversampling(cut.max_rank) <= min(a.shape) // 4
+        better = try_randomised(a, cut, limit=min(a.shape) // 4) if wide else None
+        found = better or qr_split(a, cut)
     return found
 
 
@@ -254,8 +256,8 @@ def spectrum(a: Tensor, *, tail2: float | None = None, norm2: float | None = Non
         single = a.dtype in (torch.float32, torch.complex64)
         noise2 = gram_noise2(a.dtype, whole, precise=True)
         if single or (tail2 is not None and tail2 >= 100 * noise2):
-            s2, vectors = gram_eigen(flat, precise=tail2 is None or tail2 < 2.5e-6 * whole)
-            if single and tail2 is not None and tail2 >= 2.5e-6 * whole:
+            s2, vectors = gram_eigen(flat, precise=tail2 is None or tail2 < 1e-4 * whole)
+            if single and tail2 is not None and tail2 >= 1e-4 * whole:
                 noise2 = gram_noise2(a.dtype, whole, precise=False)
             vectors, driver = vectors.to(a.dtype), "gram"
         else:

@@ -18,7 +18,7 @@ __all__ = ["gram_eigen", "gram_split"]
 def gram_split(a: Tensor, cut: Cut) -> Split:
     """Left split of `a` (m, n) through a aᴴ or aᴴ a, whichever is smaller.
 
-    float32 data is first multiplied in float32 with float64 sums (resolution 2e-8 of the energy); if what is asked, or
+    float32 data is first multiplied in float32 with float64 sums (resolution 1e-6 of the energy); if what is asked, or
     what turns out to be discarded, is below what that resolves, once more in float64.
 
     Cost: min(m, n)² max(m, n) to twice that for the product, 2 m n r for the projection.

@@ -16,12 +16,12 @@ arXiv:2306.12418, for a posteriori estimates.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from tnkit.linalg.cut import Cut, Split, certify, gram_noise2, left_from_right, residual_noise2, rounding2
+from tnkit.linalg.cut import Cut, Split, certify, gram_noise2, residual_noise2, rounding2
 from tnkit.linalg.lstsq import orthonormal
 from tnkit.linalg.products import apply_rows, cross, energy, project
 from tnkit.linalg.sketch import count_sketch
@@ -50,7 +50,8 @@ def oversampling(rank: int) -> int:
 def randomised_split(a: Tensor, cut: Cut) -> Split:
     """Left split of `a` (m, n); where the rank turns out to be near full, an exact driver finishes it.
 
-    Cost: two reads and 2 m n (r + 8) for the projection; for each power step twice that product.
+    Cost: two reads and 2 m n (r + 8) for the projection; for each power step twice that product; for a tall matrix one
+    projection more.
     """
     split = try_randomised(a, cut, limit=int(0.7 * min(a.shape)))
     if split is not None:
@@ -61,15 +62,29 @@ def randomised_split(a: Tensor, cut: Cut) -> Split:
 
 def try_randomised(a: Tensor, cut: Cut, *, limit: int) -> Split | None:
     """The split, or None as soon as it would need a basis of more than `limit` columns."""
-    most = min(*a.shape, cut.max_rank + oversampling(cut.max_rank))
+    if a.shape[0] <= a.shape[1]:
+        return _wide(a, cut, limit)
+    turned = _wide(a.mT, cut, limit)
+    if turned is None:
+        return None
+    basis = orthonormal(turned.rest.mT)  # spans a V for the right subspace V, so it misses no more than V does
+    rest = project(basis, a)
+    lost = certify(a, basis, rest, cross(rest), cut.norm2)
+    certain = lost >= 64 * residual_noise2(a.dtype, cut.norm2)
+    return replace(turned, basis=basis, rest=rest, discarded2=lost, certain=certain)
+
+
+def _wide(a: Tensor, cut: Cut, limit: int) -> Split | None:
+    """The same for m <= n."""
+    most = min(a.shape[0], cut.max_rank + oversampling(cut.max_rank))
     finder = _Finder(a, cut, most if most <= limit and (cut.tail2 is None or most <= 40) else None)
     columns = finder.columns(limit)
-    if columns is None or columns >= min(a.shape):
+    if columns is None or columns >= a.shape[0]:
         return None
     state = _measure(a, finder.start(columns), None, cut)
     while not _enough(state, cut, most):
         grown = min(most, 2 * state.q.shape[1])
-        if grown > limit or grown >= min(a.shape):
+        if grown > limit or grown >= a.shape[0]:
             return None
         more = finder.more(state, grown - state.q.shape[1])
         rows = project(more, a)
@@ -141,7 +156,7 @@ def _enough(state: _State, cut: Cut, most: int) -> bool:
 def _gains(a: Tensor, state: _State, cut: Cut) -> bool:
     """Whether a power step is worth while: it gains energy that counts, or a rank."""
     k, r = state.q.shape[1], state.rank
-    if k >= min(a.shape):
+    if k >= a.shape[0]:
         return False
     kept = state.s2[:r]
     weight = (kept / (kept - state.s2[-1]).clamp_min(0.05 * kept).clamp_min(1e-300)).sqrt()
@@ -183,15 +198,13 @@ class _Finder:
 
     def __init__(self, a: Tensor, cut: Cut, columns: int | None) -> None:
         self.a, self.cut, self.known = a, cut, columns
-        m, n = a.shape
-        self.wide = m <= n
-        long, short = max(m, n), min(m, n)
+        short, long = a.shape
         wished = _BUCKETS * cut.max_rank if columns is not None else max(long // 16, 2 * short)
         width = min(max(wished, 512), long // 6)
         least = 8 * columns if columns is not None else 2 * short
         self.sketch: Tensor | None = None
         if width >= least:
-            self.sketch = count_sketch(a if self.wide else a.mT, width, cut.gen)
+            self.sketch = count_sketch(a, width, cut.gen)
         self.vectors: Tensor | None = None
 
     def columns(self, limit: int) -> int | None:
@@ -217,15 +230,13 @@ class _Finder:
         if self.sketch is None:
             return orthonormal(apply_rows(self.a, self.gaussian(k, self.a.shape[1])))
         if self.vectors is not None:
-            q = self.vectors[:, :k].to(self.a.dtype)
-        else:
-            q = _leading(self.sketch, k, self.cut)
-        return q if self.wide else left_from_right(self.a, q.conj().resolve_conj())
+            return self.vectors[:, :k].to(self.a.dtype)
+        return _leading(self.sketch, k, self.cut)
 
     def more(self, state: _State, k: int) -> Tensor:
         """Further directions (m, k), orthogonal to the basis."""
         q = state.q
-        if self.sketch is not None and self.wide:
+        if self.sketch is not None:
             outside = self.sketch - q @ (q.mH @ self.sketch)
             found = _leading(outside, k, self.cut)
         else:

@@ -13,6 +13,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import index
 from typing import Any, ClassVar
 
 import torch
@@ -62,7 +63,7 @@ class DFT(Constant):
 
     def key(self) -> tuple[Any, ...]:
         """Kind, size, direction."""
-        return (self.kind, self.n, self.inverse)
+        return (self.kind, index(self.n), self.inverse)
 
     def tensor(self, dtype: torch.dtype, device: torch.device) -> Tensor:
         """The matrix, complex."""

@@ -24,7 +24,8 @@ def require_batches(calib: Any, who: str) -> Iterable[Any]:
     if isinstance(calib, Tensor | Mapping | str | bytes) or not isinstance(calib, Iterable):
         raise OptionError(
             f"{who}: calib is a {type(calib).__name__}; it must be an iterable of batches "
-            "(a tensor, a tuple of arguments or a mapping of keyword arguments each). For one batch write calib=[batch]."
+            "(a tensor, a tuple of arguments or a mapping of keyword arguments each). For one batch write "
+            "calib=[batch]."
         )
     return calib
 

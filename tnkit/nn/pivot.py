@@ -1,7 +1,8 @@
 """The pivoted form of a rank-r matrix: r(m + n − r) numbers instead of r(m + n), exact, with no gauge left over.
 
 A rank-r matrix equals P [I; C] B, where B holds r of its own rows and C says how the others follow from them. Good
-pivots keep C bounded: partial-pivoting LU chooses them and maxvol swaps improve them until no entry of C exceeds `bound`.
+pivots keep C bounded: partial-pivoting LU chooses them and maxvol swaps improve them until no entry of C exceeds
+`bound`.
 
 References:
     Goreinov et al., How to find a good submatrix (2010), doi:10.1142/9789812836021_0015.

@@ -138,7 +138,8 @@ class ModelReport:
     def _summary(self) -> list[str]:
         lines = [
             f"parameters in scope: {self.scope_params_before:,} -> {self.scope_params_after:,} ({self.kept:.1%})",
-            f"parameters of the model: {self.params_before:,} -> {self.params_after:,} ({self.params_after / max(self.params_before, 1):.1%})",
+            f"parameters of the model: {self.params_before:,} -> {self.params_after:,} "
+            f"({self.params_after / max(self.params_before, 1):.1%})",
             f"bytes of the model: {self.bytes_before:,} -> {self.bytes_after:,}",
         ]
         if self.flops_before is not None and self.flops_after is not None:

@@ -148,8 +148,8 @@ class _MatrixSpec(LayerSpec):
 
     Attributes:
         rank: of each group's matrix.
-        pivoted: hold r(m + n − r) numbers instead of r(m + n): exact, smaller, one gather slower. None: the layer decides
-            (pivoted, but for half types).
+        pivoted: hold r(m + n − r) numbers instead of r(m + n): exact, smaller, one gather slower. None: the layer
+            decides (pivoted, but for half types).
     """
 
     rank: int | None = None
@@ -284,7 +284,7 @@ class Tucker2(LayerSpec):
         return total.cpu().numpy()[ranks[:, 0] - 1, column], energy
 
     def fit(self, view: WeightView, weight: Tensor, rank: tuple[int, ...], stats: InputStats | None) -> Format:
-        """The network "ack,oa,ci->oik" (core, output factor, input factor), with a group label g where there are groups."""
+        """The network "ack,oa,ci->oik" (core, output factor, input factor), with a label g where there are groups."""
         parts = [t.factors((rank[0], rank[1])) for t in self._analyses(view, weight, stats)]
         if view.groups == 1:
             return Network.from_equation("ack,oa,ci->oik", parts[0])

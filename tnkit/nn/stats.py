@@ -11,6 +11,9 @@ from tnkit.errors import DataError, ShapeError
 
 __all__ = ["InputStats"]
 
+#: Gram matrices of four times this width or more are computed in blocks.
+BLOCK = 128
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class InputStats:
@@ -40,7 +43,7 @@ class InputStats:
         if rows.ndim not in (2, 3):
             raise ShapeError(f"InputStats.of takes rows (N, n) or (g, N, n); these have shape {tuple(rows.shape)}.")
         x = (rows[None] if rows.ndim == 2 else rows).detach().to(torch.float64)
-        return InputStats(x.mT @ x, x.sum(dim=1), x.shape[1])
+        return InputStats(_gram(x), x.sum(dim=1), x.shape[1])
 
     @staticmethod
     def from_gram(gram: Tensor | InputStats) -> InputStats:
@@ -91,3 +94,16 @@ class InputStats:
                 "Check the calibration batches and the model's own outputs on them."
             )
         return self
+
+
+def _gram(x: Tensor) -> Tensor:
+    """XᵀX (g, n, n) of rows (g, N, n); the lower blocks of a wide one are copied from the upper ones."""
+    n = x.shape[-1]
+    if n < 4 * BLOCK:
+        return x.mT @ x
+    gram = x.new_empty(x.shape[0], n, n)
+    for start in range(0, n, -(-n // 4)):
+        here = slice(start, min(start + -(-n // 4), n))
+        gram[:, here, start:] = x[..., here].mT @ x[..., start:]
+        gram[:, start:, here] = gram[:, here, start:].mT
+    return gram

@@ -91,7 +91,7 @@ class Portfolio:
         left_out: list[tuple[str, str]] = []
         for label, spec, layout in _sorted_by_cost(self._specs(tuple(x.shape)), target):
             methods = methods_for(layout, target)
-            iterative = bool(methods) and not methods[0].deterministic
+            iterative = bool(methods) and methods[0].iterative
             if not methods:
                 left_out.append((label, "no method takes what is asked"))
             elif limited.out_of_time and iterative and tried:
@@ -149,7 +149,7 @@ def _sorted_by_cost(
 
     def iterative(item: tuple[str, FormatSpec, Layout]) -> bool:
         methods = methods_for(item[2], target)
-        return bool(methods) and not methods[0].deterministic
+        return bool(methods) and methods[0].iterative
 
     return sorted(specs, key=iterative)
 

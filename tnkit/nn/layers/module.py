@@ -8,9 +8,9 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from tnkit.errors import OptionError
 from tnkit.nn.specs import EXECUTIONS, Execution
 from tnkit.nn.timing import measure_ms
-from tnkit.errors import OptionError
 
 __all__ = ["FactoredModule"]
 
@@ -84,8 +84,8 @@ class FactoredModule(nn.Module, abc.ABC):
         key = (*self.sample_size(x), x.dtype, x.device)
         if key not in self._faster:
             with torch.no_grad():
-                factored = measure_ms(lambda: self.forward_factored(x), x.device, runs=3, time_limit_s=0.05)
-                dense = measure_ms(lambda: self.forward_materialized(x), x.device, runs=3, time_limit_s=0.05)
+                factored = measure_ms(lambda: self.forward_factored(x), x.device, runs=3, time_limit_s=0.02)
+                dense = measure_ms(lambda: self.forward_materialized(x), x.device, runs=3, time_limit_s=0.02)
             self._faster[key] = factored <= dense
         return self._faster[key]
 

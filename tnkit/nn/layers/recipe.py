@@ -1,7 +1,7 @@
 """Recipe: what joins a type of layer to a specification. A new layer type is one new file here and one registration.
 
-A recipe says how the weight becomes a tensor (`view`), which rows it multiplies (`rows`, for calibration), how the fitted
-format becomes a module (`build`) and the way back (`restore`).
+A recipe says how the weight becomes a tensor (`view`), which rows it multiplies (`rows`, for calibration), how the
+fitted format becomes a module (`build`) and the way back (`restore`).
 """
 
 from __future__ import annotations
@@ -156,7 +156,8 @@ def require_weight(layer: nn.Module, name: str) -> Tensor:
     bad = int((~weight.detach().isfinite()).sum())
     if bad:
         raise DataError(
-            f"{who}: its weight holds {bad} NaN or infinite values. Repair them, or exclude it: rules={{{name!r}: None}}."
+            f"{who}: its weight holds {bad} NaN or infinite values. Repair them, or exclude it: "
+            f"rules={{{name!r}: None}}."
         )
     plain: Tensor = weight.detach()
     return plain
