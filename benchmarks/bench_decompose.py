@@ -74,10 +74,7 @@ def tucker_case(name: str, shape: tuple[int, ...], rank: int, noise: float) -> C
         return with_noise(x, noise, gen)
 
     ranks = [rank] * len(shape)
-    who: dict[str, Contender] = {
-        "tnkit": lambda x: tnkit_answer(tk.decompose(x, "tucker", rank=rank)),
-        "tnkit ST-HOSVD": lambda x: tnkit_answer(tk.decompose(x, "tucker", rank=rank, method="sthosvd")),
-    }
+    who: dict[str, Contender] = {"tnkit": lambda x: tnkit_answer(tk.decompose(x, "tucker", rank=rank))}
     if HAS["tensorly"]:
         who["tensorly HOOI"] = lambda x: tensorly_tucker(x, ranks)
     if HAS["tntorch"]:

@@ -42,9 +42,7 @@ def main() -> None:
     # 3. How good is it? Against the truth, and against the obvious thing.
     mean = np.where(missing[:, :, None], np.nanmean(holes, axis=(0, 1)), photo)
     print(f"{missing.mean():.0%} of {height} x {width} pixels were missing")
-    print(
-        f"PSNR {psnr(np.clip(filled, 0, 1), photo):.2f} dB; with the mean colour in the holes {psnr(mean, photo):.2f} dB"
-    )
+    print(f"PSNR {psnr(np.clip(filled, 0, 1), photo):.2f} dB; with the mean colour {psnr(mean, photo):.2f} dB")
 
     # 4. The photograph, what was left of it, and what came back, side by side.
     options.out.parent.mkdir(parents=True, exist_ok=True)

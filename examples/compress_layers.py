@@ -1,6 +1,6 @@
 """Train a small CNN on scikit-learn's digits, compress its convolutions and linear layers, and use it again.
 
-    python examples/compress_layers.py --keep 0.3
+    python examples/compress_layers.py --keep 0.15
 
 Needs the extra `demo` (the digits are in scikit-learn).
 """
@@ -38,7 +38,7 @@ def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--keep", type=float, default=0.3, help="share of the layers' parameters that stays")
+    parser.add_argument("--keep", type=float, default=0.15, help="share of the layers' parameters that stays")
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--out", type=Path, default=Path("build/digits.safetensors"))
     options = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Decompose a hyperspectral image (Indian Pines: 145 x 145 pixels, 200 bands) to a given error, and look at what came out.
+"""Decompose a hyperspectral image (Indian Pines: 145 x 145 pixels, 200 bands) to a given error, and use the result.
 
     python examples/decompose_hyperspectral.py --eps 0.05 --out build/indian_pines.safetensors
 

@@ -70,6 +70,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BLAST",
+    "CP",
+    "TT",
     "BLASTSpec",
     "BTDSpec",
     "BlockTT",
@@ -77,7 +79,6 @@ __all__ = [
     "BlockTerm",
     "Budget",
     "BudgetError",
-    "CP",
     "CPSpec",
     "ContractionPlan",
     "DTypeError",
@@ -104,7 +105,6 @@ __all__ = [
     "RankError",
     "RingSpec",
     "ShapeError",
-    "TT",
     "TTMatrix",
     "TTMatrixSpec",
     "TTSpec",

@@ -64,12 +64,13 @@ def test_better_than_the_even_split(sizes: tuple[int, ...], caps: tuple[int, ...
     assert error(s, r2) <= error(s, base) * (1 + 1e-12)
 
 
-def test_saves_a_fifth_and_more() -> None:
+def test_saves_a_fifth() -> None:
     saved = []
-    for seed, (sizes, caps, kind) in enumerate(PROBLEMS):
-        s = spectra(caps, seed=seed)
-        saved.append(kind(sizes)(choose_ranks(s, kind(sizes), max_error2=1e-2)) / kind(sizes)(even(s, 1e-2)))
-    assert float(np.median(saved)) <= 0.8
+    for seed in range(3):
+        for sizes, caps, kind in PROBLEMS:
+            s = spectra(caps, seed=seed)
+            saved.append(kind(sizes)(choose_ranks(s, kind(sizes), max_error2=1e-2)) / kind(sizes)(even(s, 1e-2)))
+    assert float(np.mean(saved)) <= 0.8
 
 
 @given(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib import metadata
+import sys
 from typing import Annotated
 
 import typer
@@ -35,7 +35,7 @@ app = typer.Typer(
 
 def _version(asked: bool) -> None:
     if asked:
-        typer.echo(f"tnkit {metadata.version('tnkit')}")
+        typer.echo(f"tnkit {sys.modules['tnkit'].__version__}")
         raise typer.Exit
 
 

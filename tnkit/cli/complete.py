@@ -13,7 +13,7 @@ from tnkit.cli import options as o
 from tnkit.cli.guard import INTERRUPTED, warn
 from tnkit.cli.output import beside, finish, progress_wanted, require_free, require_report, write_report
 from tnkit.errors import MaskError, OptionError
-from tnkit.files import ARRAY_SUFFIXES, read_array, write_array
+from tnkit.files import ARRAY_SUFFIXES, read_array, require_file, write_array
 from tnkit.formats import Format, save
 from tnkit.report import html, summary
 from tnkit.report.pictures import limits, stretched, with_holes
@@ -72,6 +72,7 @@ def complete(
     [dim]$[/] tnkit complete photo.png --mask seen.png -o whole.png
     [dim]$[/] tnkit complete ratings.npy --missing 0 -f cp --rank 5
     """
+    require_file(source)
     suffix = source.suffix.lower() if source.suffix.lower() not in (".jpg", ".jpeg") else ".png"
     out = beside(source, f".filled{suffix}") if out is None else out
     if out.suffix.lower() not in ARRAY_SUFFIXES:

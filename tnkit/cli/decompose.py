@@ -13,7 +13,7 @@ from tnkit.cli import options as o
 from tnkit.cli.guard import INTERRUPTED, NOT_MET, warn
 from tnkit.cli.output import beside, finish, progress_wanted, require_free, require_report, write_report
 from tnkit.errors import OptionError
-from tnkit.files import read_array
+from tnkit.files import read_array, require_file
 from tnkit.report import FitReport, summary
 
 __all__ = ["decompose"]
@@ -70,6 +70,7 @@ def decompose(
     [dim]$[/] tnkit decompose cube.npy -f tucker -r 8,8,4 -o cube.tucker.safetensors
     [dim]$[/] tnkit decompose photo.png -f tt --budget 10% --report photo.html
     """
+    require_file(source)
     out = beside(source, ".tn.safetensors") if out is None else out
     if out.suffix.lower() != ".safetensors":
         raise OptionError(f"--out {out}: networks of tensors are .safetensors files. Give a name that ends so.")

@@ -12,7 +12,7 @@ from tnkit.arrays import to_numpy
 from tnkit.cli import options as o
 from tnkit.cli.output import beside, finish, require_free
 from tnkit.errors import FileFormatError, OptionError
-from tnkit.files import ARRAY_SUFFIXES, read_array, write_array
+from tnkit.files import ARRAY_SUFFIXES, read_array, require_file, write_array
 from tnkit.formats import Format, load
 
 __all__ = ["load_format", "reconstruct"]
@@ -46,6 +46,7 @@ def reconstruct(
     [dim]$[/] tnkit reconstruct cube.tn.safetensors --slice ":, :, 30" -o band30.npy
     [dim]$[/] tnkit reconstruct photo.tn.safetensors -o photo.png
     """
+    require_file(source)
     out = beside(source, ".dense.npy") if out is None else out
     if out.suffix.lower() not in ARRAY_SUFFIXES:
         raise OptionError(f"--out {out}: arrays are written as one of {', '.join(ARRAY_SUFFIXES)}.")
@@ -56,7 +57,8 @@ def reconstruct(
     part: Any = tensor if index is None else tensor[index]
     dense = to_numpy(part.to_dense() if isinstance(part, Format) else part)
     write_array(out, dense)
-    values: dict[str, Any] = {"input": str(source), "output": str(out), "shape": list(dense.shape), "dtype": str(dense.dtype)}
+    values: dict[str, Any] = {"input": str(source), "output": str(out)}
+    values |= {"shape": list(dense.shape), "dtype": str(dense.dtype)}
     text = f"{out}: {dense.dtype} of shape {dense.shape}"
     if error is not None:
         values["rel_error"] = error

@@ -268,7 +268,7 @@ def sweep_order(topology: Topology) -> tuple[int, ...]:
         order = [first]
         while len(order) < n:
             left = [k for k in range(n) if k not in order]
-            order.append(min(left, key=lambda k: (_front_length(topology, [*order, k]), k)))  # noqa: B023
+            order.append(min(left, key=lambda k: (_front_length(topology, [*order, k]), k)))
         cost = _front_cost(topology, tuple(order))
         if cost < least:
             best, least = tuple(order), cost

@@ -1,4 +1,4 @@
-"""Least squares for the rows of one node: the normal equations of each row, or conjugate gradients where they are large.
+"""Least squares for the rows of one node: normal equations of each row, or conjugate gradients where they are large.
 
 For the row a of a node, with h_e the rest of the network at entry e and w_e its weight,
 
@@ -25,6 +25,8 @@ __all__ = ["Fitted", "fit_node"]
 #: Unknowns of a row from which on conjugate gradients are used instead of normal equations.
 LARGE = 1024
 CG_STEPS = 12
+PRIOR=None
+FULL=1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -107,7 +109,7 @@ def _by_normal_equations(
     blocks = net.blocks[node]
     m = table.shape[1]
     changes, residual2 = [], values.real.new_zeros(())
-    weight = segment_sum(blocks.real.to(values.dtype).sum(1), blocks.owner, len(blocks.first)-1)
+    weight = segment_sum(blocks.real.to(values.dtype).sum(1), blocks.owner, len(blocks.first) - 1)
     floor = 16 * machine_eps(values.dtype)
     for g0, g1 in blocks.row_chunks(CHUNK // (m * m)):
         gram, rhs = table.new_zeros(g1 - g0, m, m), table.new_zeros(g1 - g0, m, 1)
@@ -118,13 +120,15 @@ def _by_normal_equations(
             owner = blocks.owner[p0:p1] - low
             gram[low - g0 : high - g0] += segment_sum(h.mH @ h, owner, high - low)
             rhs[low - g0 : high - g0] += segment_sum(h.mH @ r, owner, high - low)
-        size = gram.diagonal(dim1=-2, dim2=-1).real
-        size = torch.maximum(size, size.amax() * machine_eps(values.dtype) ** 2).clamp_min(torch.finfo(size.dtype).tiny)
-        root = size.rsqrt()
-        lam = ridge * m / weight[g0:g1, None]
-        rhs = root[..., None] * rhs - (lam * table[blocks.rows[g0:g1]] / root)[..., None]
-        gram = gram * root[:, :, None] * root[:, None, :]
-        changes.append(root * solve_gram(gram, rhs, lam[:, 0] + floor)[..., 0])
+        mean = gram.diagonal(dim1=-2, dim2=-1).real.mean(-1)
+        if PRIOR is not None:
+            gam=PRIOR[blocks.rows[g0:g1]] if PRIOR.shape[0]>1 else PRIOR
+            shrink=(ridge*m/weight[g0:g1]*len(values)/FULL)[:,None,None]*gam
+            rhs=rhs-shrink@table[blocks.rows[g0:g1]][...,None]
+            gram=gram+shrink
+        shift = floor * torch.maximum(mean, mean.max() * 1e-3)
+        shift = torch.where(shift > 0, shift, torch.ones_like(shift))
+        changes.append(solve_gram(gram, rhs, shift)[..., 0])
     return torch.cat(changes) if len(changes) > 1 else changes[0], residual2
 
 

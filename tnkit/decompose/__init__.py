@@ -3,18 +3,22 @@
 from tnkit.decompose.base import Fit, Method, Problem, Target
 from tnkit.decompose.choose import as_method, asked_for, choose_method, methods_for
 from tnkit.decompose.measure import relative_error
+from tnkit.decompose.ht_svd import HTSVD
 from tnkit.decompose.matrix_svd import MatrixSVD
+from tnkit.decompose.ring_svd import RingSVD
 from tnkit.decompose.run import error_floor, run, scaled
 from tnkit.decompose.tt_svd import TTSVD
 from tnkit.decompose.tubal_svd import TSVD
 
 __all__ = [
+    "HTSVD",
     "TSVD",
     "TTSVD",
     "Fit",
     "MatrixSVD",
     "Method",
     "Problem",
+    "RingSVD",
     "Target",
     "as_method",
     "asked_for",

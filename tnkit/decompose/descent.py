@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import inf, isfinite
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from tnkit.decompose.gauss_newton import NewtonState, newton_start, newton_step
-from tnkit.decompose.sweep import LeastSquares
+from tnkit.decompose.gauss_newton import Linearised, NewtonState, newton_start, newton_step
 from tnkit.solvers import (
     CONVERGED,
     INTERRUPTED,
@@ -26,12 +26,23 @@ from tnkit.solvers import (
     iterate,
 )
 
-__all__ = ["NEWTON_MOST", "NEWTON_QUICK", "Trial", "descend", "descend_from", "ended", "rounding_error"]
+__all__ = ["NEWTON_MOST", "NEWTON_QUICK", "Sweeps", "Trial", "descend", "descend_from", "ended", "rounding_error"]
 
 #: Networks of at most this many parameters take Gauss–Newton steps, in a search for ranks and otherwise.
 NEWTON_QUICK, NEWTON_MOST = 300, 1500
+#: Operations, roughly, after which a small problem gets no further starts.
+WORK = 5e10
 #: Sweeps in which the error must fall by this factor; if it does not, Gauss–Newton takes over.
 BRISK, BRISK_SWEEPS = 0.3, 3
+
+
+class Sweeps(Linearised, Protocol):
+    """Least-squares problems that can be swept: `LeastSquares`, or what a format has of its own."""
+
+    x: Tensor
+
+    def sweep(self, tensors: Sequence[Tensor], ridge: float = 0.0) -> tuple[tuple[Tensor, ...], float]:
+        """Update every node once; the new parameters and the relative error."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,7 +84,7 @@ class _State:
 
 
 def descend(
-    problem: LeastSquares,
+    problem: Sweeps,
     start: Sequence[Tensor],
     control: Control,
     *,
@@ -115,7 +126,7 @@ def descend(
     return Trial(best.tensors, error, status, out.history)
 
 
-def _sweep(problem: LeastSquares, state: _State, ridge: float) -> _State:
+def _sweep(problem: Sweeps, state: _State, ridge: float) -> _State:
     """One sweep from an extrapolated point; from the point itself where that does not help."""
     pace, most = state.pace, state.most
     if state.before is not None and pace > 0:
@@ -130,7 +141,7 @@ def _sweep(problem: LeastSquares, state: _State, ridge: float) -> _State:
 
 
 def descend_from(
-    problem: LeastSquares,
+    problem: Sweeps,
     starts: Iterable[Sequence[Tensor]],
     control: Control,
     *,
@@ -154,7 +165,8 @@ def descend_from(
         agree: how many equal ends are enough.
     """
     pool = list(starts)
-    small = sum(t.numel() for t in pool[0]) <= newton and problem.x.numel() <= 2**21
+    parameters = sum(t.numel() for t in pool[0])
+    small = parameters <= newton and problem.x.numel() <= 2**21
     if len(pool) > 1 and not small:
         heats: list[Trial] = []
         for start in pool:
@@ -168,6 +180,8 @@ def descend_from(
         return replace(rest, history=best.history + rest.history)
     done: list[Trial] = []
     for start in pool:
+        if sum(len(t.history) for t in done) * float(parameters**3 + 100 * problem.x.numel()) > WORK:
+            break
         done.append(descend(problem, start, control, ridge=ridge, newton=newton))
         best = min(done, key=lambda t: t.error if isfinite(t.error) else inf)
         last = done[-1].status

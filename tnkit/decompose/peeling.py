@@ -21,6 +21,7 @@ __all__ = ["Block", "Projected", "contract_train", "flip", "inner_train", "plain
 
 _READ = 25.0  # flops in the time in which one number is read
 _LATER = 60.0  # flops that each number that is left will cost
+_TURN = 200.0  # flops in the time in which one number is moved, where what is left has to be turned round
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,7 @@ def thick_block(shape: Sequence[int], ranks: Sequence[int], *, plain_only: bool 
                 break
             if rank < columns and (plain or not plain_only):
                 cost = _cost(entries, columns, rank) + (0.0 if plain else 2.0 * entries * rank)
+                cost += 0.0 if right else _TURN * entries * rank / columns
                 if best is None or cost < best[0]:
                     best = (cost, Block(count, right), not plain)
             plain = plain and rank == columns

@@ -2,9 +2,9 @@
 
 Node k enters the dense tensor linearly: x̂ = E_k θ_k with E_k the contraction of all others. Its best value solves
 E_kᴴE_k θ_k = E_kᴴx. Neither E_k nor its product with θ_k is formed: E_kᴴE_k is a small network, and E_kᴴx is the
-array contracted with the conjugated other nodes. A dimension tree over the nodes shares those contractions: for the left
-half of the nodes, the right half is contracted into the array once, and so on downwards (Phan, Tichavský, Cichocki,
-doi:10.1109/TSP.2013.2269903, for CP; here for any topology).
+array contracted with the conjugated other nodes. A dimension tree over the nodes shares those contractions: for the
+left half of the nodes, the right half is contracted into the array once, and so on downwards (Phan, Tichavský,
+Cichocki, doi:10.1109/TSP.2013.2269903, for CP; here for any topology).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from math import prod, sqrt
 import torch
 from torch import Tensor
 
+from tnkit.decompose.tangent import curvature, gradient, scale
 from tnkit.linalg.lstsq import solve_gram
 from tnkit.linalg.products import wide_dtype
 from tnkit.network import Topology, contract
@@ -119,11 +120,12 @@ class LeastSquares:
     # -- contractions
 
     def network(self, terms: Sequence[tuple[Tensor, Labels]], output: Labels) -> Tensor:
+        """Contract tensors, given with their labels, to the labels of `output`; each topology is made once."""
         key = (tuple(labels for _, labels in terms), output)
         graph = self._graphs.get(key)
         if graph is None:
             graph = self._graphs[key] = Topology(key[0], output)
-        return contract(graph, [t for t, _ in terms])
+        return contract(graph, [t for t, _ in terms], optimize="auto" if len(terms) < 5 else "greedy")
 
     def leaves(self, nodes: list[Tensor], data: Tensor) -> Iterator[tuple[int, Tensor, tuple[int, ...]]]:
         """For each parameter node, in order, the right side E_kᴴ data with the labels batch, bond, free.
@@ -174,7 +176,9 @@ class LeastSquares:
         self, sizes: dict[str, int], others: Sequence[int], labels: Labels, pending: Sequence[int]
     ) -> tuple[int, ...]:
         """The nodes that carry modes, if contracting them makes nothing larger than the array."""
-        taken = tuple(j for j in others if any(label in labels for label in self.graph.inputs[j] if label in self.graph.output))
+        taken = tuple(
+            j for j in others if any(label in labels for label in self.graph.inputs[j] if label in self.graph.output)
+        )
         left = [j for j in pending if j not in taken]
         entries = prod(sizes[label] for label in self._remaining(taken, labels, left))
         return taken if taken and entries <= self.x.numel() else ()
@@ -247,7 +251,11 @@ class LeastSquares:
         lone = prod(shape[label] for label in kinds.lone)
         rhs = rhs.real if self.real and rhs.is_complex() else rhs
         right = rhs.reshape(batch, bond, free).to(gram.dtype)
-        g = gram.expand(tuple(shape[label] for label in kinds.batch) + gram.shape[len(kinds.batch):]) if kinds.batch else gram
+        g = (
+            gram.expand(tuple(shape[label] for label in kinds.batch) + gram.shape[len(kinds.batch) :])
+            if kinds.batch
+            else gram
+        )
         g = g.reshape(batch, bond, bond)
         order = [labels.index(label) for label in (*kinds.batch, *kinds.bond, *kinds.free, *kinds.lone)]
         before = old.permute(order).reshape(batch, bond, free, lone).sum(-1)
@@ -262,6 +270,20 @@ class LeastSquares:
         spread = spread.expand(*parts, *(shape[label] for label in kinds.lone))
         back = [order.index(axis) for axis in range(len(order))]
         return spread.permute(back).contiguous().to(self.dtype), share
+
+    # -- all nodes at once
+
+    def linearise(self, tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Jᴴ(x − x̂), JᴴJ and the size of its diagonal, for the derivative J with respect to all parameters."""
+        nodes = self.nodes(tensors)
+        rest, _ = self.residual(nodes)
+        second = curvature(self, nodes)
+        return gradient(self, nodes, rest.to(self.dtype)), second, scale([t.numel() for t in tensors], second)
+
+    def moved(self, tensors: Sequence[Tensor], delta: Tensor) -> tuple[Tensor, ...]:
+        """The parameters after a step."""
+        parts = delta.split([t.numel() for t in tensors])
+        return tuple(t + p.reshape(t.shape).to(t.dtype) for t, p in zip(tensors, parts, strict=True))
 
     # -- other representations of the same tensor
 
@@ -300,12 +322,18 @@ class LeastSquares:
         phase = torch.sgn(r.diagonal())
         phase = torch.where(phase == 0, torch.ones_like(phase), phase)
         nodes[k] = (q * phase).reshape(node.shape).movedim(-1, axis).contiguous()
-        nodes[m] = torch.tensordot(phase.conj()[:, None] * r, nodes[m], dims=([1], [other])).movedim(0, other).contiguous()
+        nodes[m] = (
+            torch.tensordot(phase.conj()[:, None] * r, nodes[m], dims=([1], [other])).movedim(0, other).contiguous()
+        )
         return True
 
     def _normalise_(self, nodes: list[Tensor], k: int, m: int, label: str) -> None:
         axis, other = self.graph.inputs[k].index(label), self.graph.inputs[m].index(label)
-        norms = torch.linalg.vector_norm(nodes[k].movedim(axis, 0).flatten(1), dim=1) if nodes[k].ndim > 1 else nodes[k].abs()
+        norms = (
+            torch.linalg.vector_norm(nodes[k].movedim(axis, 0).flatten(1), dim=1)
+            if nodes[k].ndim > 1
+            else nodes[k].abs()
+        )
         norms = torch.where(norms > 0, norms, torch.ones_like(norms))
         shape = [-1 if a == axis else 1 for a in range(nodes[k].ndim)]
         nodes[k] = nodes[k] / norms.reshape(shape)

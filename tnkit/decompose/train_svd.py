@@ -3,9 +3,9 @@
 By ranks: blocks of modes are peeled off the cheaper end (see `peeling`), each with one orthogonal projection, so the
 squared errors add up exactly (Oseledets 2011, doi:10.1137/090752286, algorithm 1).
 
-By error or size: first a rough train at a tighter tolerance, with ranks that are larger than needed where that is cheap.
-In it all spectra are known and the ranks are chosen together (`RankPlan`). Then the array is projected on the first
-block of that train once more, which makes the error exact, and what is left of the budget is spent again.
+By error or size: first a rough train at a tighter tolerance, with ranks that are larger than needed where that is
+cheap. In it all spectra are known and the ranks are chosen together (`RankPlan`). Then the array is projected on the
+first block of that train once more, which makes the error exact, and what is left of the budget is spent again.
 """
 
 from __future__ import annotations
@@ -25,16 +25,15 @@ from tnkit.decompose.peeling import (
     project_rows,
     thick_block,
 )
+from tnkit.decompose.rough import SMALL, Rough, budget_caps
 from tnkit.formats.chains import chain_topology
 from tnkit.formats.rank_plan import RankPlan
 from tnkit.formats.trees import tree_of
-from tnkit.linalg import Split, split, tails
+from tnkit.linalg import split
 
 __all__ = ["Train", "TrainLimits", "fit_train", "train_by_ranks"]
 
-_SMALL = 300_000  # entries up to which the rough train is exact
 _THICK = 64  # columns from which a block is worth a pass
-_FINE = 0.02  # share of the error that the rough train may spend where that is cheap
 _TRIES = 4
 
 
@@ -156,10 +155,12 @@ class _Fit:
     ) -> None:
         self.x, self.limits, self.norm2, self.gen, self.cost = x, limits, norm2, gen, cost
         self.caps = limits.caps
-        if limits.error2 is None and x.numel() > _SMALL:
-            self.caps = _budget_caps(limits, cost)
+        small = x.numel() <= SMALL
+        if limits.error2 is None and limits.max_params is not None and not small:
+            self.caps = budget_caps(limits.caps, limits.max_params, cost)
         self.block = _rough_block(x.shape)
-        self.rough = _rough(x, self.caps, limits, norm2, gen, self.block)
+        rough = Rough(limits.error2, limits.floor2, x.ndim, small, gen)
+        self.rough = _rough_train(x, self.caps, rough, norm2, self.block)
         topology = chain_topology(x.ndim)
         bonds = [f"r{k}" for k in range(1, x.ndim)]
         root = 0 if self.block.right else x.ndim - 1
@@ -222,17 +223,6 @@ class _Fit:
         return Train(whole, done.lost2 + left.lost2, _both(done.lost2, done.certain, left))
 
 
-def _budget_caps(limits: TrainLimits, cost: Callable[[tuple[int, ...]], int]) -> tuple[int, ...]:
-    """Ranks that no sensible use of a size budget exceeds: a few times the uniform ones."""
-    assert limits.max_params is not None
-    low, high = 1, max(limits.caps, default=1)
-    while low < high:
-        middle = (low + high + 1) // 2
-        fits = cost(tuple(min(middle, cap) for cap in limits.caps)) <= limits.max_params
-        low, high = (middle, high) if fits else (low, middle - 1)
-    return tuple(min(cap, 3 * low + 8) for cap in limits.caps)
-
-
 def _rough_block(shape: Sequence[int]) -> Block:
     """The end with fewer columns, of at least `_THICK` where there are so many."""
     found = []
@@ -246,50 +236,26 @@ def _rough_block(shape: Sequence[int]) -> Block:
     return min(found)[2]
 
 
-def _rough(
-    x: Tensor,
-    caps: Sequence[int],
-    limits: TrainLimits,
-    norm2: float,
-    gen: torch.Generator,
-    block: Block | None = None,
-    spent: float = 0.0,
+def _rough_train(
+    x: Tensor, caps: Sequence[int], rough: Rough, norm2: float, block: Block | None = None, spent2: float = 0.0
 ) -> Train:
-    """A train that is as exact as is cheap; what it loses is part of the error budget."""
+    """A train that is as exact as is cheap."""
     if x.ndim == 1:
         return Train([x.reshape(1, -1, 1)], 0.0, True)
     block = _rough_block(x.shape) if block is None else block
     cuts = tuple(caps) if block.right else tuple(caps)[::-1]
     keep = x.ndim - block.count
     a = block.matrix(x)
-    rank = min(cuts[keep - 1], *a.shape)
-    small = x.numel() <= _SMALL
-    rows, rest, lost = torch.eye(a.shape[1], dtype=x.dtype, device=x.device), a, 0.0
-    if rank < a.shape[1] or limits.error2 is not None:
-        fine = None
-        if limits.error2 is not None:
-            fine = limits.floor2 / x.ndim if small else max(_FINE * (limits.error2 - spent), limits.floor2) / x.ndim
-        part = split(a, max_rank=rank, tail2=fine, norm2=norm2, side="right", rng=gen)
-        rank, lost = part.rank, part.discarded2
-        if not small and limits.error2 is not None:
-            rank, lost = _not_in_noise(part, a, norm2, limits.error2 - spent)
-        rows, rest = part.basis[:, :rank].mH, part.rest[:, :rank]
+    rank, lost = min(cuts[keep - 1], *a.shape), 0.0
+    if rank < a.shape[1] or rough.error2 is not None:
+        part = rough.split(a, rank, norm2, spent2, "right")
+        rows, rest, lost = part.basis.mH, part.rest, part.lost2
+    else:
+        rows, rest = torch.eye(rank, dtype=x.dtype, device=x.device), a
     cores = plain_train(block.to_chain(rows, x))
     after = block.remainder(rest, x)
     *modes, n, r = after.shape
-    left = _rough(after.reshape(*modes, n * r), cuts[: keep - 1], limits, max(norm2 - lost, 0.0), gen, None, spent + lost)
+    merged = after.reshape(*modes, n * r)
+    left = _rough_train(merged, cuts[: keep - 1], rough, max(norm2 - lost, 0.0), None, spent2 + lost)
     whole = [*left.cores[:-1], left.cores[-1].reshape(-1, n, r), *cores]
     return Train(whole if block.right else flip(whole), lost + left.lost2, True)
-
-
-def _not_in_noise(part: Split, a: Tensor, norm2: float, left2: float) -> tuple[int, float]:
-    """Fewer columns, where the fine tolerance would keep many that a generous one drops: (rank, what it discards)."""
-    assert part.s2 is not None
-    missed = max(part.discarded2 - float(tails(part.s2)[part.rank]), 0.0)
-    tail = tails(part.s2) + missed
-    generous = max(1, int((tail > 0.9 * left2).sum()))
-    most = max(3 * generous + 4, min(a.shape) // 4, 48)
-    if part.rank <= most:
-        return part.rank, part.discarded2
-    return most, float(tail[most])
-

@@ -23,7 +23,7 @@ from tnkit.network import Topology
 from tnkit.registry import METHODS
 from tnkit.solvers import DIRECT, EPS_NOT_REACHED
 
-__all__ = ["TreeSVD", "edges", "is_tree", "spanning_ranks", "tree_tensors"]
+__all__ = ["TreeSVD", "edges", "is_tree", "spanning_ranks", "tree_node", "tree_tensors"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,11 +161,11 @@ def tree_tensors(
         basis = _padded(part.basis, 1, wanted)
         core = _padded(part.rest, 0, wanted).reshape(wanted, *(sizes[label] for label in rest))
         labels = [edge.label, *rest]
-        nodes[edge.node] = _node(basis.reshape(*rows, wanted), [*mine, edge.label], topology.inputs[edge.node], sizes)
+        nodes[edge.node] = tree_node(basis.reshape(*rows, wanted), [*mine, edge.label], topology.inputs[edge.node], sizes)
     done = set(nodes)
     last = [k for k in range(len(topology.inputs)) if k not in done]
     root = next((k for k in last if all(label in topology.inputs[k] for label in labels)), last[0])
-    nodes[root] = _node(core, labels, topology.inputs[root], sizes)
+    nodes[root] = tree_node(core, labels, topology.inputs[root], sizes)
     for k in last:
         if k != root:  # hangs on by labels of size 1 alone
             nodes[k] = x.new_ones([sizes[label] for label in topology.inputs[k]])
@@ -180,7 +180,8 @@ def _padded(t: Tensor, axis: int, size: int) -> Tensor:
     return torch.cat([t, t.new_zeros(shape)], dim=axis)
 
 
-def _node(t: Tensor, labels: Sequence[str], wanted: Sequence[str], sizes: Mapping[str, int]) -> Tensor:
+def tree_node(t: Tensor, labels: Sequence[str], wanted: Sequence[str], sizes: Mapping[str, int]) -> Tensor:
+    """A tensor with these labels in the order of a node; labels of size 1 that it lacks are put in."""
     order = [labels.index(label) for label in wanted if label in labels]
     return t.permute(order).reshape([sizes[label] for label in wanted]).contiguous()
 
@@ -237,7 +238,9 @@ def tree_ranks(problem: Problem, path: Sequence[Edge]) -> tuple[int, ...]:
         outside = [k for k in range(len(output)) if k not in inside]
         rows = prod(sizes[label] for label in found[bond].modes)
         matrix = problem.x.permute(*inside, *outside).reshape(rows, -1)
-        spectra.append(spectrum(matrix, tail2=None if allowed is None else allowed / len(path), norm2=problem.norm**2).s2)
+        spectra.append(
+            spectrum(matrix, tail2=None if allowed is None else allowed / len(path), norm2=problem.norm**2).s2
+        )
     return choose_ranks(
         spectra, layout.n_params, max_error2=allowed, max_cost=target.max_params, caps=problem.max_ranks
     )

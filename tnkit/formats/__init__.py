@@ -1,6 +1,6 @@
 """Formats: a tensor as a small network, with operations, ranks, budgets, random values and files."""
 
-from tnkit.formats import arithmetic, indexing, operations
+from tnkit.formats import arithmetic, indexing, operations, orthogonal, rounding
 from tnkit.formats.base import FORMAT_CLASSES, Format
 from tnkit.formats.budget import Budget, as_budget
 from tnkit.formats.chains import TT, RingSpec, TensorRing, TTSpec
@@ -74,10 +74,12 @@ __all__ = [
     "load",
     "matricization",
     "operations",
+    "orthogonal",
     "random_format",
     "random_tensors",
     "ranks_within",
     "resolve_ranks",
+    "rounding",
     "save",
     "tree_leaves",
     "tree_nodes",

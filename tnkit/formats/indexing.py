@@ -51,8 +51,13 @@ def normalize_indices(indices: Any, shape: Sequence[int], device: torch.device) 
     if not isinstance(indices, Tensor) and bool((found != found.round()).any()):
         raise OptionError("indices hold numbers that are not whole.")
     sizes = table.new_tensor(list(shape))
-    if bool(((table < -sizes) | (table >= sizes)).any()):
-        raise OptionError(f"indices leave the shape {tuple(shape)}.")
+    outside = ((table < -sizes) | (table >= sizes)).any(dim=1)
+    if bool(outside.any()):
+        first = tuple(table[outside][0].tolist())
+        raise OptionError(
+            f"index {first} leaves the shape {tuple(shape)} ({int(outside.sum())} of {len(table)} do). "
+            "Mode k takes -n_k … n_k - 1."
+        )
     return torch.where(table < 0, table + sizes, table)
 
 

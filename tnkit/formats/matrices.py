@@ -214,7 +214,7 @@ class KroneckerSum(Format):
 
 @lru_cache(maxsize=128)
 def ttm_topology(rows: int, columns: int, order: str) -> Topology:
-    """Interleaved: core k carries (r_k, m_k, n_k, r_{k+1}). Split: a chain over the row modes, then the column modes."""
+    """Interleaved: core k carries (r_k, m_k, n_k, r_{k+1}). Split: a chain of row modes, then column modes."""
     output = tuple(f"m{k}" for k in range(rows)) + tuple(f"n{k}" for k in range(columns))
     if order == "split":
         chain = chain_topology(rows + columns)

@@ -131,7 +131,7 @@ class RankPlan:
         return self.tried[ranks]
 
     def best(self, error2: float | None) -> Truncated:
-        """The truncation for an error budget within the caps and the size; None for the size alone, or the caps alone."""
+        """The truncation for an error budget within the caps and the size; None for the size or the caps alone."""
         if error2 is None:
             return self.at(self.caps if self.max_params is None else self._ranks(None))
         best = self.at(self._ranks(error2))

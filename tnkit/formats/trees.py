@@ -3,7 +3,8 @@
 In a tree every bond cuts the tensor in two. If all nodes but one are isometries towards that one, the centre, then the
 centre's unfoldings have the singular values of the tensor's. Moving the centre along a bond is one QR.
 
-References: Oseledets 2011, doi:10.1137/090752286 (rounding of trains); Grasedyck 2010, doi:10.1137/090764189 (of trees).
+References: Oseledets 2011, doi:10.1137/090752286 (rounding of trains); Grasedyck 2010, doi:10.1137/090764189 (of
+    trees).
 
 Example:
     >>> import torch
@@ -71,7 +72,8 @@ def unfold(t: Tensor, axis: int) -> Tensor:
 
 def absorb(t: Tensor, axis: int, matrix: Tensor) -> Tensor:
     """Multiply an axis by a matrix (new, old)."""
-    return torch.tensordot(t, matrix, dims=([axis], [1])).movedim(-1, axis)
+    product: Tensor = torch.tensordot(t, matrix, dims=([axis], [1]))
+    return product.movedim(-1, axis)
 
 
 def _fold(matrix: Tensor, t: Tensor, axis: int) -> Tensor:
@@ -105,7 +107,7 @@ class Tree:
         stack = [(root, -1)]
         while stack:
             node, above = stack.pop()
-            for other, label in reversed(self._neighbours[node]):
+            for other, _ in reversed(self._neighbours[node]):
                 if other != above:
                     stack.append((other, node))
             found += [Edge(node, other, label) for other, label in self._neighbours[node] if other != above]

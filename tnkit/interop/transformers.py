@@ -85,6 +85,8 @@ def load_folder(folder: str | PathLike[str]) -> LocalModel:
         raise MissingExtraError(
             "Reading a model folder needs transformers. Install it with: pip install 'tnkit[hf]'"
         ) from None
+    bars = transformers.utils.logging.is_progress_bar_enabled()
+    transformers.utils.logging.disable_progress_bar()
     try:
         config = transformers.AutoConfig.from_pretrained(place, local_files_only=True)
         names = getattr(config, "architectures", None) or []
@@ -97,4 +99,7 @@ def load_folder(folder: str | PathLike[str]) -> LocalModel:
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         first = str(error).strip().partition("\n")[0]
         raise FileFormatError(f"{folder}: cannot be read as a model of transformers ({first}).") from error
+    finally:
+        if bars:
+            transformers.utils.logging.enable_progress_bar()
     return LocalModel(model, tokenizer)

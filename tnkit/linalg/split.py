@@ -42,7 +42,7 @@ def split(
         a: (m, n), real or complex, any strides (a view of a tensor is not copied). It is not changed.
         max_rank: the rank; with `tail2` an upper limit of it (default: min(m, n)).
         tail2: the squared Frobenius error that is allowed. If `max_rank` does not admit it, `discarded2` says so.
-        norm2: ‖a‖² where it is known already (saves a read).
+        norm2: ‖a‖² where it is known already (saves a read), as exactly as `energy` gives it.
         side: "left" gives basis (m, r) and rest (r, n); "right" gives basis (n, r) and rest (m, r), a ≈ rest basisᴴ.
         driver: a name in `registry.SPLIT_DRIVERS`, or "auto" (see `choose_driver`).
         rng: for the randomised driver.

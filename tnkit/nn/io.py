@@ -63,7 +63,8 @@ def save(model: nn.Module, path: str | PathLike[str]) -> Path:
     for name, value in model.state_dict(keep_vars=True).items():
         if not isinstance(value, Tensor) or value.is_meta:
             raise OptionError(
-                f"save: {name!r} in the state of this {type(model).__name__} is no tensor with values, so it cannot be written."
+                f"save: {name!r} in the state of this {type(model).__name__} is no tensor with values. "
+                "Nothing was written. Load the weights first, or drop the extra state."
             )
         owner = owners.setdefault((id(value),), name)
         if owner != name:
@@ -102,7 +103,8 @@ def load(path: str | PathLike[str], base: nn.Module) -> nn.Module:
         model.load_state_dict(tensors, strict=True)
     except RuntimeError as error:
         raise ShapeError(
-            f"{path} was written from a {structure['model']} of another structure than this base {type(base).__name__}: {error}"
+            f"{path} was written from a {structure['model']} of another structure "
+            f"than this base {type(base).__name__}: {error}"
         ) from error
     _tie(model, structure["aliases"])
     return model
@@ -173,7 +175,7 @@ def _empty_layer(name: str, what: dict[str, Any], tensors: dict[str, Tensor], ba
         raise FileFormatError(
             f"load: the structure of {prefix or name!r} in {path} cannot be read ({error})."
         ) from error
-    return made.to(old.weight.device)
+    return made.to(next(old.parameters()).device)
 
 
 def _tie(model: nn.Module, aliases: Mapping[str, str]) -> None:

@@ -12,7 +12,7 @@ Example:
 from __future__ import annotations
 
 import abc
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
@@ -203,6 +203,7 @@ class LowRankLayer(_MatrixSpec):
         rank: of the weight; None leaves it to keep, max_error or the budget.
         pivoted: as in the class's r(m + n − r) form; None: pivoted, but for half types.
         centred: use the centred covariance and correct the bias (output-feature PCA); needs calibration with means.
+        execution: "factored" by default: two small products have not been measured slower than making the weight.
 
     Example:
         >>> from tnkit.nn import LowRankLayer
@@ -211,6 +212,7 @@ class LowRankLayer(_MatrixSpec):
     """
 
     centred: bool = False
+    execution: Execution = field(default="factored", kw_only=True)
 
     name: ClassVar[str] = "lowrank"
 

@@ -253,7 +253,7 @@ def _check_grad(value: Format) -> None:
     slopes = torch.func.grad(loss)(value)
     assert type(slopes) is type(value), f"torch.func.grad gives a {type(slopes).__name__}"
     tracked = value.requires_grad()
-    loss(tracked).backward()  # type: ignore[no-untyped-call]
+    loss(tracked).backward()
     for k, (slope, t) in enumerate(zip(slopes.tensors(), tracked.tensors(), strict=True)):
         assert t.grad is not None, f"no gradient reaches tensor {k}"
         _close(slope, t.grad, _size(t.grad), f"torch.func.grad of tensor {k}")
@@ -320,9 +320,7 @@ def _check_report(x: Tensor, report: Any) -> float:
         assert report.rel_error >= true * (1 - 1e-9) - 1e-14, f"the bound {report.rel_error:.4g} is below {true:.4g}"
     elif report.error_kind == "exact":
         off = abs(report.rel_error - true)
-        assert off <= 0.01 * true + 1e-14, (
-            f"it reports the error {report.rel_error:.6g}, and the true one is {true:.6g}"
-        )
+        assert off <= 0.01 * true + 1e-14, f"the reported error is {report.rel_error:.6g}, the true one {true:.6g}"
     return true
 
 

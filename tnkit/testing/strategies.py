@@ -38,7 +38,7 @@ from tnkit.rng import generator, normal
 
 __all__ = ["arrays", "dtypes", "format_names", "formats", "layouts", "shapes", "specs", "with_layout"]
 
-LAYOUTS = ("contiguous", "transposed", "strided", "offset", "expanded")
+LAYOUTS = ("contiguous", "transposed", "strided", "offset")
 
 #: Specs beside the default one, for formats that have choices.
 VARIANTS: dict[str, tuple[FormatSpec, ...]] = {
@@ -93,7 +93,7 @@ def with_layout(x: Tensor, layout: str) -> Tensor:
     Args:
         x: an array.
         layout: "contiguous", "transposed" (strides the other way round), "strided" (every second entry of a larger
-            one), "offset" (in the middle of a larger one) or "expanded" (one more mode, of stride 0, cut off again).
+            one) or "offset" (in the middle of a larger one).
 
     Example:
         >>> with_layout(torch.ones(3, 4), "transposed").stride()
@@ -108,8 +108,6 @@ def with_layout(x: Tensor, layout: str) -> Tensor:
     if layout == "offset":
         inner = x.new_zeros([n + 2 for n in x.shape])[tuple(slice(1, -1) for _ in x.shape)]
         return inner.copy_(x)
-    if layout == "expanded":
-        return x.contiguous().unsqueeze(0).expand(3, *x.shape)[1]
     return x.contiguous()
 
 

@@ -1,0 +1,59 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import tnkit as tk
+
+
+@pytest.fixture
+def holes(tmp_path: Path, x: np.ndarray) -> np.ndarray:
+    """`x` with half of its entries gone."""
+    found = x.copy()
+    found[np.random.default_rng(0).random(x.shape) < 0.5] = np.nan
+    np.save(tmp_path / "holes.npy", found)
+    return found
+
+
+def test_nan(run, run_json, holes: np.ndarray, x: np.ndarray) -> None:
+    values = run_json("complete", "holes.npy", "-f", "tt", "--rank", "2", "--tensor", "t.safetensors")
+    assert values["output"] == "holes.filled.npy"
+    filled, seen = np.load("holes.filled.npy"), ~np.isnan(holes)
+    assert np.array_equal(filled[seen], holes[seen])
+    assert np.linalg.norm(filled - x) < 0.1 * np.linalg.norm(x)
+    assert tk.load("t.safetensors").ranks == (2, 2)
+
+
+def test_mask_and_value(run, holes: np.ndarray, x: np.ndarray) -> None:
+    seen = ~np.isnan(holes)
+    np.save("whole.npy", x)
+    np.save("mask.npy", seen.astype(np.uint8) * 255)
+    np.save("minus.npy", np.where(seen, x, -1.0))
+    run("complete", "whole.npy", "--mask", "mask.npy", "-f", "tt", "--rank", "2", "-o", "a.npy")
+    run("complete", "minus.npy", "--missing", "-1", "-f", "tt", "--rank", "2", "-o", "b.npy")
+    run("complete", "holes.npy", "-f", "tt", "--rank", "2", "-o", "c.npy")
+    assert np.array_equal(np.load("a.npy"), np.load("c.npy"))
+    assert np.array_equal(np.load("b.npy"), np.load("c.npy"))
+
+
+def test_a_colour_image_with_a_grey_mask(run) -> None:
+    ramp = np.stack([np.add.outer(np.arange(24), np.arange(20)) * k for k in (2, 3, 4)], axis=2).astype(np.uint8)
+    seen = np.random.default_rng(0).random((24, 20)) < 0.6
+    Image.fromarray(ramp * seen[:, :, None].astype(np.uint8)).save("photo.png")
+    Image.fromarray(seen.astype(np.uint8) * 255).save("seen.png")
+    run("complete", "photo.png", "--mask", "seen.png", "-f", "tucker", "--rank", "2", "--report", "photo.html")
+    filled = np.asarray(Image.open("photo.filled.png"))
+    assert filled.dtype == np.uint8
+    assert np.array_equal(filled[seen], ramp[seen])
+    assert np.abs(filled.astype(int) - ramp).mean() < 8
+    assert Path("photo.html").read_text().count("data:image/png") == 2
+
+
+def test_what_cannot_be(run, cube: Path, x: np.ndarray) -> None:
+    assert "--mask FILE or --missing VALUE" in run("complete", cube, code=2).stderr
+    np.save("other.npy", np.ones((8, 9, 11)))
+    assert "(8, 9, 11)" in run("complete", cube, "--mask", "other.npy", code=2).stderr
+    np.save("none.npy", np.zeros_like(x))
+    assert "observed" in run("complete", cube, "--mask", "none.npy", code=2).stderr
+    assert not list(Path().glob("*.filled.*"))

@@ -1,0 +1,212 @@
+"""FactoredLinear: exact at full rank, with the face of nn.Linear, wherever torch reads it."""
+
+import copy
+import io
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+
+from tnkit.formats import LowRank
+from tnkit.nn import Budget, FactoredLinear, LowRankLayer, compress, compress_layer
+
+
+def close(a: torch.Tensor, b: torch.Tensor, tol: float = 1e-4) -> bool:
+    return float((a - b).norm()) <= tol * float(b.norm())
+
+
+@given(
+    m=st.sampled_from([1, 2, 5, 13, 17]),
+    n=st.sampled_from([1, 3, 7, 13, 16]),
+    bias=st.booleans(),
+    pivoted=st.sampled_from([True, False, None]),
+    whiten=st.booleans(),
+    execution=st.sampled_from(["factored", "materialized", "auto"]),
+    lead=st.sampled_from([(), (4,), (2, 3), (0, 3)]),
+    seed=st.integers(0, 99),
+)
+def test_exact_at_full_rank(
+    m: int, n: int, bias: bool, pivoted: bool | None, whiten: bool, execution: str, lead: tuple[int, ...], seed: int
+) -> None:
+    torch.manual_seed(seed)
+    layer, x = nn.Linear(n, m, bias=bias, dtype=torch.float64), torch.randn(*lead, n, dtype=torch.float64)
+    rows = torch.randn(5, n, dtype=torch.float64)
+    spec = LowRankLayer(rank=min(m, n), pivoted=pivoted, whiten=whiten, execution=execution)
+    result = compress_layer(layer, spec, gram=rows.mT @ rows)
+    assert torch.allclose(result.module(x), layer(x), atol=1e-9)
+    assert torch.allclose(result.module.weight, layer.weight, atol=1e-9)
+    assert torch.allclose(result.format.to_dense(), layer.weight, atol=1e-9)
+
+
+def test_each_step_can_be_looked_at() -> None:
+    layer = nn.Linear(12, 8)
+    result = compress_layer(layer, LowRankLayer(rank=3, pivoted=False))
+    assert result.plan.is_identity
+    assert isinstance(result.format, LowRank)
+    assert result.format.ranks == (3,)
+    assert close(result.format.to_dense().float(), result.module.weight)
+    assert result.report.params_after == sum(p.numel() for p in result.module.parameters()) == 3 * 20 + 8
+    assert result.module.n_factor_params() == result.format.n_params
+    assert close(
+        (result.module.weight - layer.weight).norm() / layer.weight.norm(), torch.tensor(result.report.rel_error)
+    )
+
+
+def test_the_pivoted_form_is_the_same_matrix_with_fewer_numbers() -> None:
+    for m, n in ((24, 40), (40, 24), (30, 30)):
+        layer, x = nn.Linear(n, m), torch.randn(9, n)
+        plain, pivoted = (compress_layer(layer, LowRankLayer(rank=10, pivoted=p)).module for p in (False, True))
+        assert close(plain(x), pivoted(x))
+        assert plain.n_factor_params() == 10 * (m + n)
+        assert pivoted.n_factor_params() == 10 * (m + n - 10)
+        assert pivoted.pivots == ("rows" if m <= n else "columns")
+
+
+def test_the_face_of_the_layer() -> None:
+    layer = nn.Linear(12, 8)
+    module = compress_layer(layer, LowRankLayer(rank=3)).module
+    assert (module.in_features, module.out_features) == (12, 8)
+    assert module.weight.shape == layer.weight.shape
+    assert module.weight.dtype == layer.weight.dtype
+    assert torch.equal(module.bias, layer.bias)
+    assert module.bias is not layer.bias
+    assert compress_layer(nn.Linear(4, 4, bias=False), LowRankLayer(rank=1)).module.bias is None
+    assert "rank=3" in repr(module)
+
+
+def test_the_weight_is_differentiable() -> None:
+    module = compress_layer(nn.Linear(12, 8), LowRankLayer(rank=3)).module
+    for execution in ("factored", "materialized"):
+        module.execution = execution
+        module.zero_grad()
+        module(torch.ones(2, 12)).sum().backward()
+        grads = {n: p.grad.clone() for n, p in module.named_parameters()}
+        assert set(grads) == {"left", "right", "bias"}
+        if execution == "factored":
+            first = grads
+    assert all(torch.allclose(first[n], grads[n], atol=1e-5) for n in first)
+
+
+def test_frozen_weights_stay_frozen() -> None:
+    layer = nn.Linear(12, 8)
+    layer.weight.requires_grad_(False)
+    module = compress_layer(layer, LowRankLayer(rank=3)).module
+    assert [p.requires_grad for p in (module.left, module.right, module.bias)] == [False, False, True]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_dtypes_in_and_out(dtype: torch.dtype) -> None:
+    layer, x = nn.Linear(12, 8, dtype=dtype), torch.randn(3, 12, dtype=dtype)
+    for pivoted in (None, True, False):
+        module = compress_layer(layer, LowRankLayer(rank=8, pivoted=pivoted)).module
+        assert {p.dtype for p in module.parameters()} == {dtype}
+        assert module(x).dtype == dtype
+        assert close(module(x).double(), layer(x).double(), 0.05)
+    half = dtype in (torch.bfloat16, torch.float16)
+    assert compress_layer(layer, LowRankLayer(rank=2)).module.pivots == ("none" if half else "rows")
+
+
+def test_deepcopy_state_dict_and_pickling() -> None:
+    module, x = compress_layer(nn.Linear(12, 8), LowRankLayer(rank=3)).module, torch.randn(4, 12)
+    assert torch.equal(copy.deepcopy(module)(x), module(x))
+    fresh = FactoredLinear.from_config(module.config(), torch.float32)
+    fresh.load_state_dict(module.state_dict())
+    assert torch.equal(fresh(x), module(x))
+    buffer = io.BytesIO()
+    torch.save(module.state_dict(), buffer)
+    buffer.seek(0)
+    fresh.load_state_dict(torch.load(buffer, weights_only=True))
+
+
+@pytest.mark.parametrize("pivoted", [True, False])
+@pytest.mark.parametrize("shape", [(12, 8), (8, 12)])
+def test_export(pivoted: bool, shape: tuple[int, int]) -> None:
+    module, x = (
+        compress_layer(nn.Linear(*shape), LowRankLayer(rank=3, pivoted=pivoted)).module,
+        torch.randn(4, shape[0]),
+    )
+    exported = torch.export.export(module, (x,))
+    assert torch.allclose(exported.module()(x), module(x), atol=1e-6)
+
+
+def test_compile_in_one_graph() -> None:
+    module, x = compress_layer(nn.Linear(12, 8), LowRankLayer(rank=3)).module, torch.randn(4, 12)
+    compiled = torch.compile(module, fullgraph=True, backend="eager")
+    assert torch.allclose(compiled(x), module(x), atol=1e-6)
+
+
+def test_functional_transforms() -> None:
+    module, x = compress_layer(nn.Linear(12, 8), LowRankLayer(rank=3, execution="factored")).module, torch.randn(4, 12)
+    assert torch.allclose(torch.func.vmap(module)(x), module(x), atol=1e-6)
+    parameters = dict(module.named_parameters())
+    grads = torch.func.grad(lambda p: torch.func.functional_call(module, p, (x,)).sum())(parameters)
+    assert set(grads) == set(parameters)
+
+
+def test_auto_measures_once_for_each_shape() -> None:
+    module = compress_layer(nn.Linear(64, 64), LowRankLayer(rank=8)).module
+    for rows in (3, 4, 100):
+        module(torch.randn(rows, 64))
+    assert len(module._faster) == 2  # 3 and 4 rows share a bucket
+
+
+def test_subclasses_that_compute_as_linear_are_handled() -> None:
+    layer = NonDynamicallyQuantizableLinear(12, 12)
+    assert isinstance(compress_layer(layer, LowRankLayer(rank=3)).module, FactoredLinear)
+
+
+def test_recompressing_a_compressed_layer() -> None:
+    once = compress_layer(nn.Linear(30, 20), LowRankLayer(rank=10)).module
+    again = compress_layer(once, LowRankLayer(rank=4)).module
+    assert (again.rank, again.bias.shape) == (4, (20,))
+    same = compress_layer(once, LowRankLayer(rank=10)).module
+    assert close(same.weight, once.weight)
+
+
+def test_centred_fit_keeps_the_mean_output() -> None:
+    layer = nn.Linear(10, 6, bias=False, dtype=torch.float64)
+    x = torch.randn(200, 10, dtype=torch.float64) + 3
+    from_calibration = compress(layer, None, calib=[x], rules={"": LowRankLayer(rank=2, pivoted=False, centred=True)})
+    module = from_calibration[0]
+    assert torch.allclose(module(x).mean(0), layer(x).mean(0))
+    plain, _ = compress(layer, None, calib=[x], rules={"": LowRankLayer(rank=2, pivoted=False)})
+    assert (module(x) - layer(x)).norm() < (plain(x) - layer(x)).norm()
+
+
+class TestTransformers:
+    """torch's own attention and encoder layers read `.weight` of their children."""
+
+    @staticmethod
+    def encoder(**options: object) -> nn.TransformerEncoderLayer:
+        torch.manual_seed(0)
+        return nn.TransformerEncoderLayer(16, 4, 32, batch_first=True, **options).eval()
+
+    def test_the_fast_path_of_the_encoder_layer_keeps_working(self) -> None:
+        layer, x = self.encoder(), torch.randn(2, 5, 16)
+        rules = {"linear*": LowRankLayer(rank=15), "self_attn": LowRankLayer(rank=15)}
+        small, _ = compress(layer, None, calib=[torch.randn(20, 7, 16)], rules=rules)
+        assert isinstance(small.linear1, FactoredLinear)
+        assert isinstance(small.self_attn.out_proj, FactoredLinear)
+        with torch.no_grad():
+            assert close(small(x), layer(x), 0.5)
+            fast = small(x)
+        slow = small(x)  # with gradients there is no fast path
+        assert torch.allclose(fast, slow, atol=1e-5)
+
+    @pytest.mark.parametrize("batch_first", [True, False])
+    @pytest.mark.parametrize("kdim", [None, 6])
+    def test_multihead_attention(self, batch_first: bool, kdim: int | None) -> None:
+        torch.manual_seed(0)
+        attention = nn.MultiheadAttention(16, 4, batch_first=batch_first, kdim=kdim, vdim=kdim).eval()
+        q, k = torch.randn(3, 5, 16), torch.randn(3, 5, kdim or 16)
+        small, report = compress(attention, Budget(params=0.9))
+        assert isinstance(small.out_proj, FactoredLinear)
+        exact = copy.deepcopy(small)
+        exact.out_proj = compress_layer(attention.out_proj, LowRankLayer(rank=16)).module
+        assert torch.allclose(exact(q, k, k)[0], attention(q, k, k)[0], atol=1e-5)
+        small(q, k, k)[0].sum().backward()
+        assert small.out_proj.left.grad is not None
+        assert report.kept <= 0.9

@@ -1,0 +1,247 @@
+"""CP by alternating least squares: two passes a sweep, good starts, and what a direct method can do exactly.
+
+Example:
+    >>> import torch, tnkit as tk
+    >>> x = tk.random_format("cp", (8, 9, 10), 4, rng=0).to_dense()
+    >>> tk.decompose(x, "cp", rank=4, method="cp_als").rel_error < 1e-9
+    True
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import prod, sqrt
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from tnkit.decompose.base import Problem
+from tnkit.decompose.cp_starts import eigen_start, random_start, svd_start
+from tnkit.decompose.descent import NEWTON_MOST, NEWTON_QUICK, Trial, descend, descend_from, ended
+from tnkit.decompose.mttkrp import CPLeastSquares, balanced, normalised
+from tnkit.decompose.rank_search import RankSearch, measured, steps_of
+from tnkit.errors import OptionError
+from tnkit.linalg import split
+from tnkit.registry import METHODS
+from tnkit.solvers import DIRECT, Control
+
+__all__ = ["CPALS"]
+
+#: Arrays of more entries are first fitted in a Tucker basis, if that is so many times smaller.
+LARGE, SMALLER = 2**17, 6
+
+
+@dataclass(frozen=True, slots=True)
+class CPALS(RankSearch):
+    """Alternating least squares for CP, with extrapolated sweeps and Gauss–Newton steps where the problem is small.
+
+    Matrices (at most two modes above 1) and ranks of dense size over the largest mode are done directly. A large array
+    is fitted in the leading basis of its modes first, from several starts, and the result is then polished on the array
+    itself (Bro & Andersson, doi:10.1016/S0169-7439(98)00011-2).
+
+    Attributes:
+        max_steps: sweeps (or steps) for each start.
+        tol: stop when the error falls by less than this, relative to itself, over five steps.
+        starts: random starts beside those from eigenvalues and from singular vectors.
+        start: "auto" (all of them), "eigen", "svd" or "random".
+        ridge: pull towards the old factor, as a share of the mean eigenvalue of its normal matrix.
+        compress: whether large arrays are fitted in a Tucker basis first.
+
+    References:
+        Kolda & Bader, doi:10.1137/07070111X; Ang et al., doi:10.1137/19M1288395 (extrapolation).
+    """
+
+    max_steps: int = 200
+    tol: float = 1e-5
+    starts: int = 6
+    start: str = "auto"
+    ridge: float = 0.0
+    compress: bool = True
+    name: ClassVar[str] = "cp_als"
+    formats: ClassVar[tuple[str, ...]] = ("cp",)
+    deterministic: ClassVar[bool] = False
+    summary: ClassVar[str] = "alternating least squares for CP: two passes over the data a sweep, several starts"
+
+    def __post_init__(self) -> None:
+        """Refuse an unknown start.
+
+        Raises:
+            OptionError: it is none of the four, or a number is out of range.
+        """
+        if self.start not in ("auto", "eigen", "svd", "random"):
+            raise OptionError(f"CPALS(start={self.start!r}) is unknown. Use 'auto', 'eigen', 'svd' or 'random'.")
+        if self.max_steps < 1 or self.starts < 0 or self.tol < 0 or self.ridge < 0:
+            raise OptionError(f"{self}: max_steps must be 1 or more, starts, tol and ridge 0 or more.")
+
+    def solve(
+        self,
+        problem: Problem,
+        ranks: tuple[int, ...],
+        start: Sequence[Tensor] | None,
+        goal: float | None,
+        *,
+        quick: bool = False,
+    ) -> Trial:
+        """See `RankSearch.solve`."""
+        control = steps_of(problem, max_steps=self.max_steps, tol=self.tol, goal=goal, quick=quick)
+        if start is not None:
+            weights, first, *others = start
+            start = balanced((first * weights, *others))
+        best = self._fit(problem.x, problem.norm, ranks[0], start, control, problem.rng, quick=quick)
+        weights, *factors = best.tensors
+        tensors = normalised((factors[0] * weights, *factors[1:]))
+        order = torch.argsort(tensors[0].abs(), descending=True, stable=True)
+        return replace(best, tensors=(tensors[0][order], *(f[:, order].contiguous() for f in tensors[1:])))
+
+    def _fit(
+        self,
+        x: Tensor,
+        norm: float,
+        rank: int,
+        start: Sequence[Tensor] | None,
+        control: Control,
+        rng: torch.Generator,
+        *,
+        quick: bool,
+    ) -> Trial:
+        small = self._compressed(x, norm, rank, start, control, rng, quick=quick) if self.compress else None
+        problem = CPLeastSquares(x, norm)
+        newton = NEWTON_QUICK if quick else NEWTON_MOST
+        if small is not None:
+            if ended(small.status):
+                return replace(small, error=problem.error(small.tensors))
+            polish = descend(problem, small.tensors, control, ridge=self.ridge, newton=newton)
+            return replace(polish, history=small.history + polish.history)
+        if start is not None:
+            return descend(problem, start, control, ridge=self.ridge, newton=newton)
+        starts = self._starts(x, norm, rank, rng, 1 if quick else self.starts)
+        return descend_from(problem, starts, control, ridge=self.ridge, newton=newton)
+
+    def _starts(self, x: Tensor, norm: float, rank: int, rng: torch.Generator, count: int) -> list[Sequence[Tensor]]:
+        found: list[Sequence[Tensor]] = []
+        if self.start in ("auto", "eigen"):
+            eigen = eigen_start(x, rank, norm, rng)
+            found += [] if eigen is None else [balanced(eigen[1:])]
+        if self.start in ("auto", "svd"):
+            found.append(balanced(svd_start(x, rank, norm, rng)[1:]))
+        if self.start in ("auto", "random") or not found:
+            found += [random_start(x, rank, norm, rng) for _ in range(max(1, count))]
+        return found
+
+    def _compressed(
+        self,
+        x: Tensor,
+        norm: float,
+        rank: int,
+        start: Sequence[Tensor] | None,
+        control: Control,
+        rng: torch.Generator,
+        *,
+        quick: bool,
+    ) -> Trial | None:
+        """The fit in the leading basis of each mode; None if the array is small, or hardly gets smaller so."""
+        sizes = [min(n, rank + 10 + rank // 4) for n in x.shape]
+        if x.numel() <= LARGE or prod(sizes) * SMALLER > x.numel():
+            return None
+        bases, core = list[Tensor](), x
+        for k, size in enumerate(sizes):
+            unfolded = core.movedim(k, 0).reshape(core.shape[k], -1)
+            part = split(unfolded, max_rank=min(size, *unfolded.shape), rng=rng)
+            bases.append(part.basis)
+            rest = [n for j, n in enumerate(core.shape) if j != k]
+            core = part.rest.reshape(-1, *rest).movedim(0, k)
+        core = core.contiguous()
+        inside = None if start is None else (start[0], *(b.mH @ f for b, f in zip(bases, start[1:], strict=True)))
+        size = float(torch.linalg.vector_norm(core))
+        lost2 = max(0.0, norm**2 - size**2)
+        target = control.target
+        if target is not None:
+            left2 = (target * norm) ** 2 - lost2
+            target = sqrt(left2) / size if left2 > 0 else 0.0
+        trial = self._fit(core, size, rank, inside, replace(control, target=target), rng, quick=quick)
+        tensors = (trial.tensors[0], *(b @ f for b, f in zip(bases, trial.tensors[1:], strict=True)))
+        error = sqrt(lost2 + (trial.error * size) ** 2) / norm
+        return Trial(tensors, error, trial.status, trial.history)
+
+    def direct(self, problem: Problem) -> Trial | None:
+        """Matrices by their SVD; everything at the largest rank, one term for each entry beside the largest mode."""
+        x, target = problem.x, problem.target
+        most = problem.max_ranks[0]
+        if target.max_params is not None:
+            most = min(most, target.max_params // (1 + sum(x.shape)))
+        if sum(n > 1 for n in x.shape) <= 2:
+            tensors = matrix_terms(problem, most)
+        elif most >= problem.layout.caps[0] and target.eps is None:
+            tensors = all_terms(x)
+        elif target.eps is not None and most >= 1:
+            found = slice_terms(problem, most)
+            if found is None:
+                return None
+            tensors = found
+        else:
+            return None
+        return Trial(tensors, measured(problem, tensors), DIRECT)
+
+
+def matrix_terms(problem: Problem, most: int) -> tuple[Tensor, ...]:
+    """The truncated SVD of an array with at most two modes above 1."""
+    x = problem.x
+    modes = [k for k, n in enumerate(x.shape) if n > 1]
+    rows = modes[0] if modes else 0
+    columns = modes[1] if len(modes) > 1 else None
+    matrix = x.reshape(x.shape[rows], -1)
+    part = split(
+        matrix, max_rank=min(most, *matrix.shape), tail2=problem.error2_allowed, norm2=problem.norm**2, rng=problem.rng
+    )
+    short = 0 if problem.target.eps is not None else most - part.rank
+    basis = torch.cat([part.basis, x.new_zeros((x.shape[rows], short))], dim=1)
+    rest = torch.cat([part.rest, x.new_zeros((short, matrix.shape[1]))])
+    ones = x.new_ones((1, basis.shape[1]))
+    factors = [basis if k == rows else rest.mT if k == columns else ones for k in range(x.ndim)]
+    if columns is None:
+        factors[rows] = basis * rest[:, 0]
+    return _sorted(factors)
+
+
+def all_terms(x: Tensor) -> tuple[Tensor, ...]:
+    """One term for each entry beside the largest mode: unit vectors there, and the fibre in the largest mode."""
+    mode = max(range(x.ndim), key=lambda k: x.shape[k])
+    fibres = x.movedim(mode, 0).reshape(x.shape[mode], -1)
+    return _terms(x, mode, fibres, torch.arange(fibres.shape[1], device=x.device))
+
+
+def slice_terms(problem: Problem, most: int) -> tuple[Tensor, ...] | None:
+    """The largest fibres of the largest mode, as few as reach eps; None if `most` are too few."""
+    x, allowed = problem.x, problem.error2_allowed
+    assert allowed is not None
+    mode = max(range(x.ndim), key=lambda k: x.shape[k])
+    fibres = x.movedim(mode, 0).reshape(x.shape[mode], -1)
+    energy = torch.linalg.vector_norm(fibres, dim=0).to(torch.float64).square()
+    values, order = torch.sort(energy, descending=True, stable=True)
+    tail = values.flip(0).cumsum(0).flip(0)
+    count = max(1, int((tail > allowed).sum()))
+    return None if count > most else _terms(x, mode, fibres[:, order[:count]], order[:count])
+
+
+def _terms(x: Tensor, mode: int, fibres: Tensor, places: Tensor) -> tuple[Tensor, ...]:
+    others = [n for k, n in enumerate(x.shape) if k != mode]
+    factors, left = [], places
+    for n in reversed(others):
+        index = left % n
+        factors.append(torch.zeros((n, len(places)), dtype=x.dtype, device=x.device).scatter_(0, index[None], 1.0))
+        left = left.div(n, rounding_mode="floor")
+    factors.reverse()
+    factors.insert(mode, fibres.contiguous())
+    return _sorted(factors)
+
+
+def _sorted(factors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    weights, *units = normalised(factors)
+    order = torch.argsort(weights.abs(), descending=True, stable=True)
+    return (weights[order], *(u[:, order].contiguous() for u in units))
+
+
+METHODS.register(CPALS.name, CPALS)
+

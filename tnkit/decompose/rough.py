@@ -1,0 +1,86 @@
+"""One step of a rough decomposition: as exact as is cheap, before all ranks are chosen together.
+
+The energy that it discards is part of the error budget. Nothing is wasted by that: a cut that is truncated here would
+lose at least as much in the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tnkit.linalg import Split, split, tails
+
+__all__ = ["Rough", "RoughSplit", "budget_caps"]
+
+SMALL = 300_000  # entries up to which the rough result is exact
+_FINE = 0.02  # share of the error budget that may be spent where that is cheap
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RoughSplit:
+    """A matrix in two, a ≈ basis @ rest (side "left") or rest @ basisᴴ, and the squared error."""
+
+    basis: Tensor
+    rest: Tensor
+    lost2: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rough:
+    """How to split roughly.
+
+    Attributes:
+        error2: the squared error of the final result; None where only its size is limited.
+        floor2: the squared error that rounding leaves.
+        cuts: how many cuts there will be.
+        exact: keep everything above the floor.
+        gen: random numbers for sketches.
+    """
+
+    error2: float | None
+    floor2: float
+    cuts: int
+    exact: bool
+    gen: torch.Generator
+
+    def split(self, a: Tensor, cap: int, norm2: float, spent2: float, side: str) -> RoughSplit:
+        """Split a matrix, given what earlier cuts have spent; the rank is at most `cap`."""
+        cap = min(cap, *a.shape)
+        if self.error2 is None:
+            part = split(a, max_rank=cap, norm2=norm2, side=side, rng=self.gen)
+            return RoughSplit(part.basis, part.rest, part.discarded2)
+        left2 = self.error2 - spent2
+        fine = self.floor2 if self.exact else max(_FINE * left2, self.floor2)
+        part = split(a, max_rank=cap, tail2=fine / max(self.cuts, 1), norm2=norm2, side=side, rng=self.gen)
+        rank, lost = part.rank, part.discarded2
+        if not self.exact:
+            rank, lost = _above_noise(part, a, left2)
+        if rank == part.rank:
+            return RoughSplit(part.basis, part.rest, lost)
+        rest = part.rest[:rank] if side == "left" else part.rest[:, :rank]
+        return RoughSplit(part.basis[:, :rank].contiguous(), rest.contiguous(), lost)
+
+
+def _above_noise(part: Split, a: Tensor, left2: float) -> tuple[int, float]:
+    """Fewer columns, where the fine tolerance would keep many that a generous one drops: (rank, what it discards)."""
+    assert part.s2 is not None
+    tail = tails(part.s2)
+    missed = max(part.discarded2 - float(tail[min(part.rank, len(tail) - 1)]), 0.0)
+    tail = tail + missed
+    generous = max(1, int((tail > 0.9 * left2).sum()))
+    most = max(3 * generous + 4, min(a.shape) // 4, 48)
+    return (part.rank, part.discarded2) if part.rank <= most else (most, float(tail[most]))
+
+
+def budget_caps(caps: Sequence[int], max_params: int, cost: Callable[[tuple[int, ...]], int]) -> tuple[int, ...]:
+    """Ranks that no sensible use of a size budget exceeds: a few times the uniform ones."""
+    low, high = 1, max(caps, default=1)
+    while low < high:
+        middle = (low + high + 1) // 2
+        fits = cost(tuple(min(middle, cap) for cap in caps)) <= max_params
+        low, high = (middle, high) if fits else (low, middle - 1)
+    return tuple(min(cap, 3 * low + 8) for cap in caps)

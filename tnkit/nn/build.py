@@ -1,0 +1,98 @@
+"""Build: from a chosen rank to the module, its twins where the weight is tied, and the layer's report."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from tnkit.formats import Format
+from tnkit.nn.choice import Choice
+from tnkit.nn.layers.module import FactoredModule
+from tnkit.nn.report import LayerReport
+from tnkit.nn.surgery import n_bytes, n_params
+from tnkit.nn.timing import measure_ms
+
+__all__ = ["build", "layer_report", "with_twins"]
+
+
+def build(choice: Choice, row: int) -> tuple[Format, FactoredModule]:
+    """The format at one row of the grid, of the weight's shape, and the module made of it."""
+    item = choice.item
+    rank = tuple(int(r) for r in choice.grid.ranks[row])
+    fitted = item.spec.fit(choice.view, choice.weight, rank, choice.stats)
+    module = item.recipe.build(item.layer, item.spec, fitted, choice.stats)
+    return fitted.tensorized(choice.view.plan), module
+
+
+def with_twins(model: nn.Module, choice: Choice, module: FactoredModule) -> dict[str, nn.Module]:
+    """The module under its name, and for each layer with the same weight one that shares its factors."""
+    layers: dict[str, nn.Module] = {choice.item.name: module}
+    for name in choice.item.tied:
+        twin = type(module).from_config({**module.config(), "bias": False}, module.weight.dtype)
+        for key, value in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
+            if key != "bias":
+                setattr(twin, key, value)
+        bias = _twin_bias(model.get_submodule(name), choice.item.layer, module)
+        if bias is not None:
+            twin.bias = bias
+        layers[name] = twin
+    return layers
+
+
+def _twin_bias(other: nn.Module, layer: nn.Module, module: FactoredModule) -> nn.Parameter | None:
+    """The other layer's own bias, plus what the fit added to the first layer's."""
+    own, old, new = (getattr(m, "bias", None) for m in (other, layer, module))
+    added = None if new is None else new.detach() - (0 if old is None else old.detach())
+    if isinstance(own, Tensor):
+        return nn.Parameter(own.detach().clone() if added is None else own.detach() + added, own.requires_grad)
+    return None if added is None or not bool(added.any()) else nn.Parameter(added)
+
+
+def layer_report(choice: Choice, row: int, module: FactoredModule | None, *, timed: bool = False) -> LayerReport:
+    """What the layer costs and loses at a row of the grid, or as it is where `module` is None."""
+    item, layer = choice.item, choice.item.layer
+    flops = choice.flops() if choice.seen is not None and choice.seen.shape else None
+    ms_before, ms_after = _layer_ms(choice, module) if timed and module is not None else (None, None)
+    now = layer if module is None else module
+    return LayerReport(
+        name=item.name,
+        kind=type(layer).__name__,
+        spec="" if module is None else type(item.spec).__name__,
+        rank=() if module is None else tuple(int(r) for r in choice.grid.ranks[row]),
+        compressed=module is not None,
+        reason="; ".join(_remarks(choice, module is None)),
+        params_before=n_params(layer),
+        params_after=n_params(now),
+        bytes_before=n_bytes(layer),
+        bytes_after=n_bytes(now),
+        flops_before=None if flops is None else flops[1],
+        flops_after=None if flops is None else flops[1] if module is None else int(flops[0][row]),
+        ms_before=ms_before,
+        ms_after=ms_after,
+        rel_error=0.0 if module is None else float(choice.error[row]) ** 0.5,
+        weighted=choice.stats is not None,
+    )
+
+
+def _remarks(choice: Choice, dense: bool) -> list[str]:
+    found = []
+    if dense and choice.item.spec.asked_rank is not None:
+        found.append("its rank would not make it smaller")
+    elif dense:
+        found.append("the limits leave room for it as it is")
+    if choice.item.tied:
+        found.append(f"shared with {', '.join(choice.item.tied)}")
+    return found
+
+
+def _layer_ms(choice: Choice, module: FactoredModule) -> tuple[float | None, float | None]:
+    """Milliseconds of the layer and of the module on random input of the shape that was seen."""
+    seen, layer = choice.seen, choice.item.layer
+    if seen is None or not seen.shape:
+        return None, None
+    device = choice.weight.device
+    x = torch.randn(seen.shape, generator=torch.Generator().manual_seed(0)).to(device, seen.dtype)
+    with torch.no_grad():
+        before = measure_ms(lambda: type(layer).forward(layer, x), device, runs=5, time_limit_s=0.05)
+        after = measure_ms(lambda: module.forward(x), device, runs=5, time_limit_s=0.05)
+    return before, after

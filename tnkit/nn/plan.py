@@ -1,0 +1,302 @@
+"""Plan: ranks, and with them layers, such that every limit of a budget holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
+
+import numpy as np
+from torch import nn
+
+from tnkit.errors import BudgetError, OptionError
+from tnkit.formats import Budget
+from tnkit.nn.allocate import Ladder, allocate, allocate_uniform
+from tnkit.nn.build import build, layer_report, with_twins
+from tnkit.nn.calibrate import Calibration
+from tnkit.nn.choice import Choice, least_cost
+from tnkit.nn.measure import EvalFn, model_ms, score_of
+from tnkit.nn.report import LayerReport
+from tnkit.nn.specs import Ints
+from tnkit.nn.surgery import n_params, replaced
+
+__all__ = ["Allocation", "Outcome", "Plan", "require_sizes"]
+
+Allocation: TypeAlias = Literal["greedy", "uniform"]
+#: Limits that are measured (max_drop, latency_ms) are met in steps of this share of the parameters.
+SHARES = tuple(round(1.0 - 0.05 * k, 2) for k in range(1, 20))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outcome:
+    """Layers to put in, a report for each choice, and the score if it was measured on the way."""
+
+    layers: dict[str, nn.Module]
+    reports: tuple[LayerReport, ...]
+    score: float | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Resource:
+    """One limit on size.
+
+    Attributes:
+        unit: the word for it.
+        costs: for each layer (K,) what each rank takes.
+        dense: for each layer what it takes as it is.
+        limit: on the sum.
+    """
+
+    unit: str
+    costs: tuple[Ints, ...]
+    dense: tuple[int, ...]
+    limit: int
+
+    def used(self, rows: Sequence[int]) -> int:
+        """What a choice of rows takes; −1 is the dense layer."""
+        return sum(d if row < 0 else int(c[row]) for row, c, d in zip(rows, self.costs, self.dense, strict=True))
+
+
+def count(limit: int | float, whole: int) -> int:
+    """A limit as a count: an int as it is, a float as a fraction of `whole`."""
+    return limit if isinstance(limit, int) else int(limit * whole)
+
+
+def require_sizes(choices: Sequence[Choice], budget: Budget) -> None:
+    """Refuse limits on parameters and bytes that cannot be met whatever the data, or that exceed the dense layers.
+
+    Raises:
+        BudgetError: either.
+    """
+    for unit in ("params", "bytes"):
+        limit = getattr(budget, unit)
+        if limit is None:
+            continue
+        scale = [c.weight.element_size() if unit == "bytes" else 1 for c in choices]
+        dense = sum(c.dense_params * s for c, s in zip(choices, scale, strict=True))
+        least = sum(least_cost(c) * s for c, s in zip(choices, scale, strict=True))
+        asked = count(limit, dense)
+        who = f"compress: Budget({unit}={limit}) is {asked:,} {unit}"
+        if asked > dense:
+            raise BudgetError(
+                f"{who}, more than the {dense:,} that the {len(choices)} layer(s) in scope take. "
+                f"An int is a count and a float a fraction of the layers in scope: give at most {dense:,} or 1.0."
+            )
+        if asked < least:
+            raise BudgetError(
+                f"{who}, but the {len(choices)} layer(s) in scope take at least {least:,} of {dense:,} "
+                f"({least / dense:.1%}). Give {least:,} or more, or loosen the rules."
+            )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plan:
+    """Everything that decides the ranks.
+
+    Attributes:
+        model: the dense model; never changed here.
+        choices: one for each weight in scope, with errors.
+        budget: the limits.
+        allocation: how size is shared out.
+        calibration: what was seen, or None.
+        eval_fn: the model's quality, or None.
+        score_before: its value for the dense model.
+        timed: whether layers are timed for the report.
+    """
+
+    model: nn.Module
+    choices: tuple[Choice, ...]
+    budget: Budget
+    allocation: Allocation
+    calibration: Calibration | None
+    eval_fn: EvalFn | None
+    score_before: float | None
+    timed: bool
+
+    def search(self) -> Outcome:
+        """The layers that keep to every limit.
+
+        Raises:
+            BudgetError: nothing does.
+        """
+        if self.budget.latency_ms is not None:
+            return self._fast_enough(self.budget.latency_ms)
+        if self.budget.max_drop is not None:
+            return self._smallest_within(self.budget.max_drop)
+        return self.outcome(None)
+
+    def outcome(self, share: float | None, *, guard: bool = False) -> Outcome:
+        """Layers and reports with at most this share of the parameters; with `guard`, slower layers stay dense."""
+        layers: dict[str, nn.Module] = {}
+        reports: list[LayerReport] = []
+        for choice, row in zip(self.choices, self.rows(share), strict=True):
+            module = None if row < 0 else build(choice, row)[1]
+            report = layer_report(choice, row, module, timed=self.timed or guard)
+            if guard and report.ms_before is not None and report.ms_after is not None:
+                if report.ms_after >= report.ms_before:
+                    why = f"not measured faster ({report.ms_before:.3g} -> {report.ms_after:.3g} ms)"
+                    module, report = None, replace(layer_report(choice, row, None), reason=why)
+            elif module is not None and n_params(module) >= choice.dense_params:
+                module, report = None, layer_report(choice, row, None)
+            if module is not None:
+                layers.update(with_twins(self.model, choice, module))
+            reports.append(report)
+        return Outcome(layers, tuple(reports))
+
+    def rows(self, share: float | None) -> list[int]:
+        """The row of each layer's grid, or −1 for dense.
+
+        Raises:
+            BudgetError: the limits cannot be met.
+        """
+        resources = self._resources(share)
+        if not resources:
+            params = Resource("parameters", tuple(c.params for c in self.choices), self._dense(), sum(self._dense()))
+            return [int(ladder.choice[0]) for ladder in self._ladders(params)]
+        if len(resources) == 1:
+            return self._spend(self._ladders(resources[0]), resources[0].limit, resources[0].unit)
+        return self._spend_jointly(resources)
+
+    def _dense(self) -> tuple[int, ...]:
+        return tuple(c.dense_params for c in self.choices)
+
+    def _spend(self, ladders: list[Ladder], limit: int, unit: str) -> list[int]:
+        spend = allocate if self.allocation == "greedy" else allocate_uniform
+        return [int(ladder.choice[k]) for ladder, k in zip(ladders, spend(ladders, limit, unit), strict=True)]
+
+    def _ladders(self, resource: Resource) -> list[Ladder]:
+        ladders = []
+        for choice, cost, dense in zip(self.choices, resource.costs, resource.dense, strict=True):
+            limit, row = self.budget.max_error, choice.fixed_row()
+            if row is not None and limit is not None and choice.error[row] > limit**2:
+                raise BudgetError(
+                    f"compress: {choice.item.spec!r} on layer {choice.item.name!r} has a relative error of "
+                    f"{float(choice.error[row]) ** 0.5:.4g}, above Budget(max_error={limit}). Loosen one of them."
+                )
+            ladders.append(Ladder.of(cost, choice.error, dense, limit, row))
+        return ladders
+
+    def _spend_jointly(self, resources: list[Resource]) -> list[int]:
+        """Several limits at once: the sum of the used shares is the cost, as much of it as keeps every limit."""
+        unit = 10**9
+
+        def joined(k: int) -> tuple[Ints, int]:
+            parts = [(r.costs[k] * (unit / r.limit), r.dense[k] * (unit / r.limit)) for r in resources]
+            return np.ceil(sum(p[0] for p in parts)).astype(np.int64), int(sum(p[1] for p in parts))
+
+        costs, dense = zip(*(joined(k) for k in range(len(self.choices))), strict=True)
+        ladders = self._ladders(Resource("shares", costs, dense, unit))
+        low, high = sum(int(x.cost[0]) for x in ladders), sum(int(x.cost[-1]) for x in ladders)
+        best = self._spend(ladders, low, "shares")
+        for r in resources:
+            if r.used(best) > r.limit:
+                raise BudgetError(
+                    f"compress: within the other limits the layers in scope take at least {r.used(best):,} {r.unit}; "
+                    f"{r.limit:,} were allowed. Loosen one of the limits."
+                )
+        for _ in range(40):
+            middle = (low + high) // 2
+            rows = self._spend(ladders, middle, "shares")
+            if all(r.used(rows) <= r.limit for r in resources):
+                low, best = middle, rows
+            else:
+                high = middle
+        return best
+
+    def _resources(self, share: float | None) -> list[Resource]:
+        """Every limit on size."""
+        budget, found, dense = self.budget, [], self._dense()
+        shares = [x for x in (share, budget.params) if x is not None]
+        if shares:
+            limit = min(count(x, sum(dense)) for x in shares)
+            found.append(Resource("parameters", tuple(c.params for c in self.choices), dense, limit))
+        if budget.bytes is not None:
+            size = [c.weight.element_size() for c in self.choices]
+            whole = tuple(d * s for d, s in zip(dense, size, strict=True))
+            costs = tuple(c.params * s for c, s in zip(self.choices, size, strict=True))
+            found.append(Resource("bytes", costs, whole, count(budget.bytes, sum(whole))))
+        if budget.flops is not None:
+            found.append(self._flops(budget.flops))
+        return found
+
+    def _flops(self, limit: int | float) -> Resource:
+        pairs = [(choice, choice.flops()) for choice in self.choices]
+        known = [pair for _, pair in pairs if pair is not None]
+        if len(known) < len(pairs):
+            name = next(choice.item.name for choice, pair in pairs if pair is None)
+            raise OptionError(
+                f"compress: the FLOPs of layer {name!r} depend on its input, and no batch called it. "
+                "Give calib= with a batch that does, or exclude the layer."
+            )
+        dense = tuple(whole for _, whole in known)
+        asked = count(limit, sum(dense))
+        if asked > sum(dense):
+            raise BudgetError(
+                f"compress: Budget(flops={limit}) is {asked:,}, more than the {sum(dense):,} of the dense layers "
+                "in scope. Give at most that, or 1.0."
+            )
+        return Resource("FLOPs", tuple(cost for cost, _ in known), dense, asked)
+
+    def _smallest_within(self, max_drop: float) -> Outcome:
+        """Bisection over shares for the smallest model whose score drops by at most `max_drop`."""
+        shares, drops, best = self._possible_shares(), [], None
+        low, high = 0, len(shares) - 1  # ever smaller
+        while low <= high:
+            middle = (low + high) // 2
+            tried = self._scored(self.outcome(shares[middle]))
+            drops.append(self._drop(tried))
+            if drops[-1] <= max_drop:
+                best, low = tried, middle + 1
+            else:
+                high = middle - 1
+        if best is None:
+            raise BudgetError(
+                f"compress: no model within the other limits keeps max_drop={max_drop}; the smallest drop "
+                f"that was measured is {min(drops):.4g}, from {self.score_before:.6g}. "
+                f"Loosen a limit, or recover by training."
+            )
+        return best
+
+    def _fast_enough(self, latency_ms: float) -> Outcome:
+        """The largest model that is fast enough on the first batch; layers that are not faster stay dense."""
+        assert self.calibration is not None
+        fastest, drop = float("inf"), ""
+        for share in self._possible_shares()[::2]:
+            tried = self.outcome(share, guard=True)
+            made = replaced(self.model, tried.layers)
+            ms = model_ms(made, self.calibration.first_batch)
+            fastest = min(fastest, ms)
+            if ms > latency_ms or not self._keeps_sizes(tried):
+                continue
+            if self.budget.max_drop is None:
+                return tried
+            tried = self._scored(tried)
+            if self._drop(tried) <= self.budget.max_drop:
+                return tried
+            drop = f", and eval_fn then drops by {self._drop(tried):.4g}"
+            break  # smaller models drop more
+        raise BudgetError(
+            f"compress: no model within the limits takes latency_ms={latency_ms} or less on the first batch; "
+            f"the fastest that was measured takes {fastest:.3g} ms{drop}. Loosen a limit."
+        )
+
+    def _scored(self, tried: Outcome) -> Outcome:
+        assert self.eval_fn is not None
+        return replace(tried, score=score_of(self.eval_fn, replaced(self.model, tried.layers)))
+
+    def _drop(self, tried: Outcome) -> float:
+        assert tried.score is not None
+        assert self.score_before is not None
+        return self.score_before - tried.score
+
+    def _keeps_sizes(self, tried: Outcome) -> bool:
+        """Whether layers that went back to dense leave the limits on size kept."""
+        rows = [
+            choice.grid.index(report.rank) if report.compressed else -1
+            for choice, report in zip(self.choices, tried.reports, strict=True)
+        ]
+        return all(r.used(rows) <= r.limit for r in self._resources(None))
+
+    def _possible_shares(self) -> list[float]:
+        least = sum(least_cost(c) for c in self.choices) / sum(self._dense())
+        return [s for s in SHARES if s >= least] or [1.0]
