@@ -180,6 +180,7 @@ def require_finite(x: Tensor, *, name: str = "x") -> float:
     Raises:
         DataError: `x` holds NaN or infinite values.
     """
+    x = x.detach()
     norm = float(torch.linalg.vector_norm(x))
     if norm != norm or norm == float("inf"):
         bad = int((~torch.isfinite(x)).sum())

@@ -1,5 +1,6 @@
 """What all commands share: help, version, errors, and the real program in a process of its own."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 import tnkit as tk
+from tnkit import api, solvers
 
 COMMANDS = ("decompose", "info", "reconstruct", "complete", "compress")
 
@@ -75,6 +77,26 @@ def test_an_error_is_one_line_and_leaves_nothing(
     assert result.stderr.startswith("error: ")
     assert words in result.stderr
     assert sorted(p.name for p in tmp_path.iterdir()) == before
+
+
+def test_stopped_from_the_keyboard(run, cube: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tnkit.api.decompose", stopped)
+    assert "nothing was written" in run("decompose", cube, "-f", "tt", "--rank", "2", code=130).stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["cube.npy"]
+
+
+def test_the_best_so_far_is_written(run, cube: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decompose = api.decompose
+
+    def stopped(*args: object, **kwargs: object) -> object:
+        return dataclasses.replace(decompose(*args, **kwargs), status=solvers.INTERRUPTED)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("tnkit.api.decompose", stopped)
+    assert "warning: interrupted" in run("decompose", cube, "-f", "tt", "--rank", "2", code=130).stderr
+    assert tk.load("cube.tn.safetensors").ranks == (2, 2)
 
 
 def test_the_program_itself(tmp_path: Path, x: np.ndarray) -> None:

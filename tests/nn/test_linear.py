@@ -50,9 +50,8 @@ def test_each_step_can_be_looked_at() -> None:
     assert close(result.format.to_dense().float(), result.module.weight)
     assert result.report.params_after == sum(p.numel() for p in result.module.parameters()) == 3 * 20 + 8
     assert result.module.n_factor_params() == result.format.n_params
-    assert close(
-        (result.module.weight - layer.weight).norm() / layer.weight.norm(), torch.tensor(result.report.rel_error)
-    )
+    wrong = (result.module.weight - layer.weight).detach().norm() / layer.weight.detach().norm()
+    assert float(wrong) == pytest.approx(result.report.rel_error, rel=1e-4)
 
 
 def test_the_pivoted_form_is_the_same_matrix_with_fewer_numbers() -> None:
@@ -139,7 +138,7 @@ def test_compile_in_one_graph() -> None:
 
 
 def test_functional_transforms() -> None:
-    module, x = compress_layer(nn.Linear(12, 8), LowRankLayer(rank=3, execution="factored")).module, torch.randn(4, 12)
+    module, x = compress_layer(nn.Linear(12, 8), LowRankLayer(rank=3)).module, torch.randn(4, 12)
     assert torch.allclose(torch.func.vmap(module)(x), module(x), atol=1e-6)
     parameters = dict(module.named_parameters())
     grads = torch.func.grad(lambda p: torch.func.functional_call(module, p, (x,)).sum())(parameters)
@@ -147,7 +146,7 @@ def test_functional_transforms() -> None:
 
 
 def test_auto_measures_once_for_each_shape() -> None:
-    module = compress_layer(nn.Linear(64, 64), LowRankLayer(rank=8)).module
+    module = compress_layer(nn.Linear(64, 64), LowRankLayer(rank=8, execution="auto")).module
     for rows in (3, 4, 100):
         module(torch.randn(rows, 64))
     assert len(module._faster) == 2  # 3 and 4 rows share a bucket

@@ -26,6 +26,7 @@ __all__ = ["Fitted", "fit_node"]
 LARGE = 1024
 CG_STEPS = 12
 PRIOR=None
+KAPPA=None
 FULL=1
 
 
@@ -123,7 +124,7 @@ def _by_normal_equations(
         mean = gram.diagonal(dim1=-2, dim2=-1).real.mean(-1)
         if PRIOR is not None:
             gam=PRIOR[blocks.rows[g0:g1]] if PRIOR.shape[0]>1 else PRIOR
-            shrink=(ridge*m/weight[g0:g1]*len(values)/FULL)[:,None,None]*gam
+            shrink=((ridge*m/weight[g0:g1] if KAPPA is None else KAPPA*torch.ones_like(weight[g0:g1]))*len(values)/FULL)[:,None,None]*gam
             rhs=rhs-shrink@table[blocks.rows[g0:g1]][...,None]
             gram=gram+shrink
         shift = floor * torch.maximum(mean, mean.max() * 1e-3)

@@ -2,17 +2,20 @@
 
 from tnkit.decompose.base import Fit, Method, Problem, Target
 from tnkit.decompose.choose import as_method, asked_for, choose_method, methods_for
-from tnkit.decompose.measure import relative_error
+from tnkit.decompose.hooi import HOOI
 from tnkit.decompose.ht_svd import HTSVD
 from tnkit.decompose.matrix_svd import MatrixSVD
+from tnkit.decompose.measure import relative_error
 from tnkit.decompose.ring_svd import RingSVD
 from tnkit.decompose.run import error_floor, run, scaled
+from tnkit.decompose.st_hosvd import STHOSVD
 from tnkit.decompose.tt_svd import TTSVD
-from tnkit.decompose.tubal_svd import TSVD
+from tnkit.decompose.tubal_svd import TubalSVDMethod
 
 __all__ = [
+    "HOOI",
     "HTSVD",
-    "TSVD",
+    "STHOSVD",
     "TTSVD",
     "Fit",
     "MatrixSVD",
@@ -20,6 +23,7 @@ __all__ = [
     "Problem",
     "RingSVD",
     "Target",
+    "TubalSVDMethod",
     "as_method",
     "asked_for",
     "choose_method",

@@ -17,8 +17,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from tnkit.decompose.base import Problem
-from tnkit.decompose.descent import NEWTON_MOST, NEWTON_QUICK, Trial, descend, descend_from, rounding_error
-from tnkit.decompose.rank_search import RankSearch, direct_fit, measured, steps_of
+from tnkit.decompose.descent import Trial, descend, descend_from, rounding_error
+from tnkit.decompose.rank_search import RankSearch, direct_fit, measured, newton_limit, steps_of
 from tnkit.decompose.resize import grown
 from tnkit.decompose.sweep import LeastSquares
 from tnkit.decompose.tree_svd import TreeSVD, is_tree, spanning_ranks, tree_tensors
@@ -107,12 +107,14 @@ class ALS(RankSearch):
         """See `RankSearch.solve`."""
         network = least_squares(problem)
         control = steps_of(problem, max_steps=self.max_steps, tol=self.tol, goal=goal, quick=quick)
-        newton = (NEWTON_QUICK if quick else NEWTON_MOST) if self.newton else 0
-        if start is not None:
-            return descend(network, start, control, ridge=self.ridge, newton=newton)
-        starts: list[Sequence[Tensor]] = [] if self.start == "random" else svd_starts(problem, ranks)
-        alone = bool(starts) and (quick or self.start == "svd" or is_tree(problem.layout, ranks))
-        starts += random_starts(problem, ranks, 0 if alone else max(1, self.starts - len(starts)))
+        newton = newton_limit(goal, quick=quick) if self.newton else 0
+        known = [] if start is None else [start]
+        if known and not (quick and 0 < problem.layout.n_params(ranks) <= newton):
+            return descend(network, known[0], control, ridge=self.ridge, newton=newton)
+        found = [] if self.start == "random" else svd_starts(problem, ranks)
+        alone = bool(found) and (self.start == "svd" or is_tree(problem.layout, ranks))
+        count = 0 if alone else 2 if quick else max(1, self.starts - len(found))
+        starts = [*known, *found, *random_starts(problem, ranks, count)]
         return descend_from(network, starts, control, ridge=self.ridge, newton=newton)
 
     def direct(self, problem: Problem) -> Trial | None:

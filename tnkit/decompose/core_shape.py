@@ -14,11 +14,12 @@ from math import prod
 import torch
 from torch import Tensor
 
-from tnkit.linalg import spectrum
+from tnkit.linalg import choose_ranks, spectrum
 
 __all__ = ["Compressed", "cheapest_core", "turn_to_hosvd"]
 
-_STEPS = 4096  # corners along the first mode that are tried one after the other
+_RESOLVED = 1e-10  # share of the energy below which a cumulative sum is rounding, and the tails of the modes are used
+_LARGE = 30_000_000  # entries from which the tails of the modes are used as well
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,11 +83,21 @@ def cheapest_core(
         three passes over an array like the core.
     """
     kept = core[tuple(slice(0, cap) for cap in caps)]
-    energy = (kept.real.to(torch.float64).square() + kept.imag.square()) if kept.is_complex() else None
-    energy = kept.to(torch.float64).square() if energy is None else energy.to(torch.float64)
+    parts = [kept.real, kept.imag] if kept.is_complex() else [kept]
+    energy = parts[0].to(torch.float64).square()
+    for part in parts[1:]:
+        energy += part.to(torch.float64).square()
+    whole = float(energy.sum()) if kept.shape == core.shape else _energy(core)
+    if energy.numel() > _LARGE or (error2 is not None and error2 < _RESOLVED * whole):
+        slices = [energy.sum([j for j in range(energy.ndim) if j != k]) for k in range(energy.ndim)]
+
+        def cost(ranks: tuple[int, ...]) -> int:
+            return prod(ranks) + sum(n * r for n, r in zip(shape, ranks, strict=True))
+
+        allowed = None if error2 is None else max(error2, 0.0)
+        return choose_ranks(slices, cost, max_error2=allowed, max_cost=max_params)
     for k in range(energy.ndim):
-        energy = energy.cumsum_(k)
-    whole = float(torch.linalg.vector_norm(core, dtype=torch.complex128 if core.is_complex() else torch.float64)) ** 2
+        energy.cumsum_(k)
     grid = _Grid(tuple(energy.shape), tuple(shape), core.device)
     if error2 is not None:
         # what is needed of the corner, not above what the largest one has
@@ -96,6 +107,10 @@ def cheapest_core(
             return found
     assert max_params is not None
     return grid.best(energy, max_params)
+
+
+def _energy(t: Tensor) -> float:
+    return float(torch.linalg.vector_norm(t, dtype=torch.complex128 if t.is_complex() else torch.float64)) ** 2
 
 
 class _Grid:

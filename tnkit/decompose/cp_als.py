@@ -19,9 +19,9 @@ from torch import Tensor
 
 from tnkit.decompose.base import Problem
 from tnkit.decompose.cp_starts import eigen_start, random_start, svd_start
-from tnkit.decompose.descent import NEWTON_MOST, NEWTON_QUICK, Trial, descend, descend_from, ended
+from tnkit.decompose.descent import Trial, descend, descend_from, ended
 from tnkit.decompose.mttkrp import CPLeastSquares, balanced, normalised
-from tnkit.decompose.rank_search import RankSearch, measured, steps_of
+from tnkit.decompose.rank_search import RankSearch, measured, newton_limit, steps_of
 from tnkit.errors import OptionError
 from tnkit.linalg import split
 from tnkit.registry import METHODS
@@ -108,15 +108,16 @@ class CPALS(RankSearch):
     ) -> Trial:
         small = self._compressed(x, norm, rank, start, control, rng, quick=quick) if self.compress else None
         problem = CPLeastSquares(x, norm)
-        newton = NEWTON_QUICK if quick else NEWTON_MOST
+        newton = newton_limit(control.target, quick=quick)
         if small is not None:
             if ended(small.status):
                 return replace(small, error=problem.error(small.tensors))
             polish = descend(problem, small.tensors, control, ridge=self.ridge, newton=newton)
             return replace(polish, history=small.history + polish.history)
-        if start is not None:
-            return descend(problem, start, control, ridge=self.ridge, newton=newton)
-        starts = self._starts(x, norm, rank, rng, 1 if quick else self.starts)
+        known = [] if start is None else [start]
+        if known and not (quick and 0 < rank * (1 + sum(x.shape)) <= newton):
+            return descend(problem, known[0], control, ridge=self.ridge, newton=newton)
+        starts = [*known, *self._starts(x, norm, rank, rng, 2 if quick else self.starts)]
         return descend_from(problem, starts, control, ridge=self.ridge, newton=newton)
 
     def _starts(self, x: Tensor, norm: float, rank: int, rng: torch.Generator, count: int) -> list[Sequence[Tensor]]:

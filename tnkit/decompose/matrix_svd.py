@@ -1,8 +1,7 @@
-"""Closed forms for structured matrices: truncated SVDs of the matrix, of its blocks, or of its rearrangement.
+"""Closed forms by the SVD of a matrix: low rank, blocks of low rank, sums of Kronecker products.
 
-References: Eckart & Young 1936, doi:10.1007/BF02288367 (low rank); Dao et al. 2022, arXiv:2204.00595, theorem 1, and Qiu et
-al. 2024, arXiv:2406.06248 (Monarch and block TT: each block by itself); Van Loan & Pitsianis 1993,
-doi:10.1007/978-94-015-8196-7_17 (Kronecker sums: low rank of the rearranged matrix).
+References: Eckart & Young 1936, doi:10.1007/BF02288367; Van Loan & Pitsianis 1993, doi:10.1007/978-94-015-8196-7_17;
+Dao et al. 2022, arXiv:2204.00595 (Monarch, block by block).
 """
 
 from __future__ import annotations
@@ -10,61 +9,91 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
-from tnkit.decompose.allowance import allowed2, exact_norm2, known_error
+from tnkit.decompose.allowance import allowed2, exact_norm2, floor2, known_error
 from tnkit.decompose.base import Fit, Method, Problem
-from tnkit.decompose.one_rank import largest_rank, one_rank
-from tnkit.linalg import batched_spectra, batched_split, split, tails
+from tnkit.formats.tubes import truncated_products
+from tnkit.linalg import Split, split
 from tnkit.registry import METHODS
 
-__all__ = ["MatrixSVD"]
+__all__ = ["MatrixSVD", "rank_limit"]
 
 
 @dataclass(frozen=True, slots=True)
 class MatrixSVD(Method):
-    """The best approximation of a matrix in low rank, block TT, Monarch or Kronecker form.
+    """The truncated SVD, which is the best approximation there is.
+
+    Low rank: of the matrix. Kronecker sums: of the matrix whose rows are the left factors' entries. Block TT and Monarch:
+    of every block, all of one rank.
 
     Example:
         >>> import torch, tnkit as tk
-        >>> tk.decompose(torch.eye(6), "kron", rank=1).rel_error < 1e-6
-        True
+        >>> tk.decompose(torch.arange(12.0).reshape(3, 4), "lowrank", eps=1e-5, method="matrix_svd").tensor.ranks
+        (2,)
     """
 
     name: ClassVar[str] = "matrix_svd"
-    formats: ClassVar[tuple[str, ...]] = ("lowrank", "btt", "monarch", "kron")
+    formats: ClassVar[tuple[str, ...]] = ("lowrank", "kron", "btt", "monarch")
     deterministic: ClassVar[bool] = False
-    summary: ClassVar[str] = "the best approximation in closed form, by truncated SVDs"
+    summary: ClassVar[str] = "truncated SVD, a closed form: no approximation of these ranks is better"
 
     def fit(self, problem: Problem) -> Fit:
-        """See `Method.fit`. Cost: one split of the matrix, or thin SVDs of all blocks."""
+        """See `Method.fit`. Cost: as `tnkit.linalg.split`; for block TT an SVD of every block."""
+        x = problem.x
         if problem.layout.name in ("btt", "monarch"):
             return _blocks(problem)
-        if problem.layout.name == "kron":
-            a, b, p, q = problem.x.shape
-            rearranged = problem.x.permute(0, 2, 1, 3).reshape(a * p, b * q)
-            left, right, error = _low_rank(problem, rearranged)
-            return Fit((left.mT.reshape(-1, a, p).contiguous(), right.reshape(-1, b, q).contiguous()), error)
-        left, right, error = _low_rank(problem, problem.x)
-        return Fit((left.contiguous(), right.contiguous()), error)
+        if problem.layout.name == "lowrank":
+            left, right, part = _two_factors(problem, x)
+            tensors = (left, right)
+        else:
+            a, b, p, q = x.shape
+            left, right, part = _two_factors(problem, x.permute(0, 2, 1, 3).reshape(a * p, b * q))
+            tensors = (left.mT.reshape(-1, a, p), right.reshape(-1, b, q))
+        return Fit(tuple(t.contiguous() for t in tensors), known_error(problem, part.discarded2, part.certain))
 
 
-def _low_rank(problem: Problem, matrix: Tensor) -> tuple[Tensor, Tensor, float | None]:
-    rank, error2 = largest_rank(problem), allowed2(problem)
-    done = split(matrix, max_rank=rank, tail2=error2, norm2=exact_norm2(problem), rng=problem.rng)
-    return done.basis, done.rest, known_error(problem, done.discarded2, done.certain)
+def rank_limit(problem: Problem) -> int:
+    """The largest rank of the only bond that ranks and size allow."""
+    (cap,) = problem.max_ranks
+    size = problem.target.max_params
+    if size is None:
+        return cap
+    one = problem.layout.n_params((1,))
+    return max(1, min(cap, size // one))  # every entry stands on the bond
+
+
+def _two_factors(problem: Problem, matrix: Tensor) -> tuple[Tensor, Tensor, Split]:
+    """(m, r), (r, n) and the split they come from."""
+    m, n = matrix.shape
+    part = split(
+        matrix,
+        max_rank=rank_limit(problem),
+        tail2=allowed2(problem),
+        norm2=exact_norm2(problem),
+        side="left" if m <= n else "right",
+        rng=problem.rng,
+    )
+    if part.side == "left":
+        return part.basis, part.rest, part
+    return part.rest, part.basis.mH, part
 
 
 def _blocks(problem: Problem) -> Fit:
-    """Block (j, k) of size l × i, each to the same rank."""
+    """Rows (l, j), columns (k, i): block (j, k) is a matrix (l, i)."""
     el, j, k, i = problem.x.shape
-    blocks = problem.x.permute(1, 2, 0, 3).reshape(j * k, el, i)
-    s2 = batched_spectra(blocks).sum(0)
-    rank = one_rank(problem, s2)
-    basis, rest = batched_split(blocks, rank)
-    left = basis.reshape(j, k, el, rank).permute(0, 2, 1, 3).contiguous()
-    right = rest.reshape(j, k, rank, i).permute(1, 0, 2, 3).contiguous()
-    return Fit((left, right), known_error(problem, float(tails(s2)[rank]), certain=True))
+    batch = problem.x.permute(1, 2, 0, 3).reshape(j * k, el, i)
+    u, s, vh = torch.linalg.svd(batch.detach(), full_matrices=False)
+    ((left, right),), lost = truncated_products([(u, s, vh)], [1], rank_limit(problem), allowed2(problem))
+    if batch.requires_grad and torch.is_grad_enabled():
+        parts = [split(block, max_rank=left.shape[-1]) for block in batch]
+        left, right = torch.stack([p.basis for p in parts]), torch.stack([p.rest for p in parts])
+    tensors = (
+        left.reshape(j, k, el, -1).permute(0, 2, 1, 3).contiguous(),
+        right.reshape(j, k, -1, i).permute(1, 0, 2, 3).contiguous(),
+    )
+    return Fit(tensors, known_error(problem, lost, lost > 100 * floor2(problem)))
 
 
 METHODS.register("matrix_svd", MatrixSVD)

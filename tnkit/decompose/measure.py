@@ -36,6 +36,7 @@ def relative_error(x: Tensor, approximation: Format, *, norm: float | None = Non
         The relative Frobenius error; 0 if both are zero, inf if only `x` is. Cost: one contraction to the dense array,
         in blocks along the first mode.
     """
+    x, approximation = x.detach(), approximation.detach()
     whole = float(torch.linalg.vector_norm(x)) if norm is None else norm
     total = 0.0
     for start, stop in _blocks(approximation):

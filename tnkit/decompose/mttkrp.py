@@ -107,9 +107,9 @@ class CPLeastSquares:
                 gram = torch.stack(others).prod(0) if others else ones
                 if m == k:
                     eye = torch.eye(row.shape[1], dtype=self.wide, device=self.x.device)
-                    block = torch.einsum("rs,ij->risj", gram, eye)
+                    block = gram[:, None, :, None] * eye[None, :, None, :]
                 else:
-                    block = torch.einsum("rs,si,rj->risj", gram, row, wide[m].conj())
+                    block = gram[:, None, :, None] * row.mT[None, :, :, None] * wide[m].conj()[:, None, None, :]
                 block = block.reshape(sizes[k], sizes[m])
                 whole[starts[k] : starts[k] + sizes[k], starts[m] : starts[m] + sizes[m]] = block
                 whole[starts[m] : starts[m] + sizes[m], starts[k] : starts[k] + sizes[k]] = block.mH

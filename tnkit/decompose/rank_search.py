@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from tnkit.decompose.base import Fit, Method, Problem, Target
-from tnkit.decompose.descent import Trial, ended
+from tnkit.decompose.descent import NEWTON_MOST, NEWTON_QUICK, Trial, ended
 from tnkit.decompose.measure import relative_error
 from tnkit.decompose.resize import resized
 from tnkit.decompose.run import error_floor
@@ -28,7 +28,7 @@ from tnkit.linalg import rank_for_tail, spectrum
 from tnkit.registry import METHODS
 from tnkit.solvers import EPS_NOT_REACHED, Control
 
-__all__ = ["RankSearch", "direct_fit", "measured", "search_ranks"]
+__all__ = ["RankSearch", "direct_fit", "measured", "newton_limit", "search_ranks", "steps_of"]
 
 Ranks: TypeAlias = "tuple[int, ...]"
 
@@ -36,6 +36,8 @@ Ranks: TypeAlias = "tuple[int, ...]"
 GROWTH = 1.35
 #: Steps of an attempt, and the fall of the error over five of them with which it goes on.
 QUICK_STEPS, QUICK_TOL = 40, 5e-3
+#: An eps above this is a matter of size; below, of structure that is there or not.
+ROUGH = 0.02
 
 
 class RankSearch(Method):
@@ -265,6 +267,13 @@ def _needs(problem: Problem) -> list[tuple[tuple[str, ...], int]]:
         bonds = tuple(label for label in labels if label not in topology.output and len(topology.nodes_of(label)) > 1)
         needs.append((bonds, rank_for_tail(found.s2, allowed + found.noise2)))
     return needs
+
+
+def newton_limit(goal: float | None, *, quick: bool) -> int:
+    """Up to how many parameters Gauss–Newton steps pay: in a search for a rough eps they do not."""
+    if not quick:
+        return NEWTON_MOST
+    return NEWTON_QUICK if goal is not None and goal < ROUGH else 0
 
 
 def steps_of(problem: Problem, *, max_steps: int, tol: float, goal: float | None, quick: bool = False) -> Control:

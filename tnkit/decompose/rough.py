@@ -51,7 +51,8 @@ class Rough:
         """Split a matrix, given what earlier cuts have spent; the rank is at most `cap`."""
         cap = min(cap, *a.shape)
         if self.error2 is None:
-            part = split(a, max_rank=cap, norm2=norm2, side=side, rng=self.gen)
+            noise = self.floor2 / max(self.cuts, 1) if self.exact else None
+            part = split(a, max_rank=cap, tail2=noise, norm2=norm2, side=side, rng=self.gen)
             return RoughSplit(part.basis, part.rest, part.discarded2)
         left2 = self.error2 - spent2
         fine = self.floor2 if self.exact else max(_FINE * left2, self.floor2)

@@ -39,12 +39,13 @@ def scaled(x: Tensor, norm: float) -> tuple[Tensor, float, float]:
     low, high = SAFE_NORMS[x.dtype]
     if low <= norm <= high:
         return x, norm, 1.0
-    parts = torch.view_as_real(x) if x.is_complex() else x
+    plain = x.detach()
+    parts = torch.view_as_real(plain) if plain.is_complex() else plain
     factor = float(parts.abs().amax())
     if factor == 0.0:
         return x, 0.0, 1.0
     safe = x / factor
-    return safe, float(torch.linalg.vector_norm(safe)), factor
+    return safe, float(torch.linalg.vector_norm(safe.detach())), factor
 
 
 def error_floor(dtype: torch.dtype, ndim: int) -> float:

@@ -157,7 +157,38 @@ class RankPlan:
         size = self.max_params
         if size is not None:
             size = max(size, self.cost((1,) * len(self.bonds)))
-        return choose_ranks(self.spectra, self.cost, max_error2=error2, max_cost=size, caps=self.caps)
+        ranks = choose_ranks(self.spectra, self.cost, max_error2=error2, max_cost=size, caps=self.caps)
+        return ranks if size is None else self._usable(ranks, size)
+
+    def _usable(self, ranks: tuple[int, ...], size: int) -> tuple[int, ...]:
+        """Take away what a node cannot use (a rank above the product of its other sides), and spend it elsewhere."""
+        caps = self.caps
+        for _ in range(len(ranks)):
+            possible = self._possible(ranks)
+            if possible == ranks:
+                break
+            caps = tuple(p if p < r else c for p, r, c in zip(possible, ranks, caps, strict=True))
+            ranks = choose_ranks(self.spectra, self.cost, max_cost=size, caps=caps)
+        ranks = self._possible(ranks)
+        while True:
+            grown = [(*ranks[:b], r + 1, *ranks[b + 1 :]) for b, r in enumerate(ranks) if r < self.caps[b]]
+            grown = [g for g in grown if self.cost(g) <= size and self._possible(g) == g]
+            if not grown:
+                return ranks
+            ranks = max(grown, key=lambda g: sum(float(s[r - 1]) for s, r in zip(self.spectra, g, strict=True)))
+
+    def _possible(self, ranks: tuple[int, ...]) -> tuple[int, ...]:
+        """The ranks, each at most the product of the other sides of both its nodes."""
+        known = {**self.sizes, **dict(zip(self.bonds, ranks, strict=True))}
+        changed = True
+        while changed:
+            changed = False
+            for bond in self.bonds:
+                for node in self.tree.topology.nodes_of(bond):
+                    others = prod(known[label] for label in self.tree.topology.inputs[node] if label != bond)
+                    if known[bond] > others:
+                        known[bond], changed = others, True
+        return tuple(known[bond] for bond in self.bonds)
 
     def _fits(self, found: Truncated, error2: float) -> bool:
         return found.lost2 <= error2 and (self.max_params is None or self.cost(found.ranks) <= self.max_params)

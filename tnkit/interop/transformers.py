@@ -85,8 +85,9 @@ def load_folder(folder: str | PathLike[str]) -> LocalModel:
         raise MissingExtraError(
             "Reading a model folder needs transformers. Install it with: pip install 'tnkit[hf]'"
         ) from None
-    bars = transformers.utils.logging.is_progress_bar_enabled()
-    transformers.utils.logging.disable_progress_bar()
+    logging: Any = transformers.utils.logging
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
     try:
         config = transformers.AutoConfig.from_pretrained(place, local_files_only=True)
         names = getattr(config, "architectures", None) or []
@@ -101,5 +102,5 @@ def load_folder(folder: str | PathLike[str]) -> LocalModel:
         raise FileFormatError(f"{folder}: cannot be read as a model of transformers ({first}).") from error
     finally:
         if bars:
-            transformers.utils.logging.enable_progress_bar()
+            logging.enable_progress_bar()
     return LocalModel(model, tokenizer)

@@ -10,6 +10,7 @@ Example:
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -20,6 +21,9 @@ from tnkit.report.fit import FitReport
 from tnkit.report.pictures import limits, stretched
 
 __all__ = ["Described", "before_after", "bytes_text", "of_completion", "of_fit", "of_model"]
+
+#: More layers than this that stay dense for the same reason are counted, not listed.
+SHOWN = 8
 
 
 class Described(Protocol):
@@ -97,6 +101,9 @@ def of_model(report: Described) -> str:
         shown["relative error of the outputs"] = f"{values['output_error']:.3g}"
     if values.get("score_before") is not None and values.get("score_after") is not None:
         shown["score"] = f"{values['score_before']:.4g} → {values['score_after']:.4g}"
+    left = Counter(layer["reason"] for layer in values["layers"] if not layer["compressed"])
+    alike = {reason for reason, count in left.items() if count > SHOWN}
+    shown_layers = [layer for layer in values["layers"] if layer["compressed"] or layer["reason"] not in alike]
     layers = [
         [
             layer["name"] or "(model)",
@@ -107,15 +114,16 @@ def of_model(report: Described) -> str:
             f"{layer['rel_error']:.3g}" if layer["compressed"] else "–",
             layer["reason"],
         ]
-        for layer in values["layers"]
+        for layer in shown_layers
     ]
-    kept = [min(layer["params_after"] / max(layer["params_before"], 1), 1.0) for layer in values["layers"]]
+    kept = [min(layer["params_after"] / max(layer["params_before"], 1), 1.0) for layer in shown_layers]
     head = ["layer", "becomes", "rank", "parameters", "kept", "relative error", "remark"]
     return "\n".join(
         [
             html.facts(shown),
             *(html.paragraph(str(note)) for note in values.get("notes", ())),
             html.table(head, layers, numeric=(2, 3, 4, 5), bars={4: kept}),
+            *(html.paragraph(f"{left[reason]} layers stay dense: {reason}.") for reason in left if reason in alike),
         ]
     )
 
