@@ -18,7 +18,7 @@ import contextlib
 import json
 import os
 import secrets
-import shutil
+import stat
 import warnings
 import zipfile
 import zlib
@@ -133,8 +133,10 @@ def _read_npz(file: Path, name: str | None) -> NumPyArray:
         if not zipfile.is_zipfile(file):
             raise zipfile.BadZipFile("it has no table of contents")
         with np.load(file, allow_pickle=False) as archive:
-            array: NumPyArray = archive[_pick(file, list(archive.files), name)]
-            return array
+            found = archive[_pick(file, list(archive.files), name)]
+            if not isinstance(found, np.ndarray):
+                raise ValueError("what stands under that name is no array")
+            return found
 
 
 @contextlib.contextmanager
@@ -182,6 +184,7 @@ def _read_tensor(file: Path, name: str | None) -> NumPyArray:
 def _read_image(file: Path, name: str | None) -> NumPyArray:
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of notes beside the pixels, such as damaged EXIF data
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(file) as image:
                 pages = [_pixels(page) for page in ImageSequence.Iterator(image)]
@@ -400,9 +403,10 @@ def replacing(path: PathLikeStr) -> Iterator[Path]:
     temporary = file.with_name(f".{file.name[:100]}.{secrets.token_hex(6)}.tmp")
     try:
         try:
+            temporary.touch(exist_ok=False)
+            mode = (file if file.exists() else temporary).stat().st_mode
             yield temporary
-            if file.exists():
-                shutil.copymode(file, temporary)
+            temporary.chmod(stat.S_IMODE(mode))  # some writers make a file of their own, for the owner only
             os.replace(temporary, file)
         except (OSError, SafetensorError) as error:
             reason = getattr(error, "strerror", None) or error

@@ -3,7 +3,6 @@
 import contextlib
 import io
 import warnings
-from typing import Any
 
 import numpy as np
 
@@ -13,9 +12,9 @@ from tnkit.report import FitReport, html, summary
 from tnkit.report.pictures import limits, stretched
 
 EPS = 0.05
-SECONDS = 8.0  # for each format
-BANDS = (29, 90, 160)
-COLOURS = (29, 19, 9)  # bands near red, green and blue
+SECONDS = 5.0  # for each format
+BANDS = (20, 120)  # blue-green light, and infrared
+COLOURS = (160, 120, 20)  # bands drawn as red, green and blue
 
 
 def indian_pines(step: int = 1) -> np.ndarray:
@@ -55,7 +54,8 @@ def part(quick: bool = False) -> str:
         html.paragraph(
             f"Indian Pines, seen by AVIRIS in 1992: {cube.shape[0]} × {cube.shape[1]} pixels, {cube.shape[2]} bands, "
             f"{cube.size:,} numbers. Every format was asked for a relative error of {EPS:.0%} at the most, "
-            f"within {SECONDS:g} seconds. The errors are measured."
+            f"iterative methods within {SECONDS:g} seconds. The errors are measured. "
+            "The sharp jumps between neighbouring pixels in some bands stand in the data."
         ),
         table(cube, {name: fits[name] for name in (*met, *missed)}),
         *(html.paragraph(f"`{name}` does not take this array: {why}") for name, why in refused),
@@ -70,7 +70,8 @@ def table(cube: np.ndarray, fits: dict[str, FitReport]) -> str:
     for name, fit in fits.items():
         ranks = ", ".join(map(str, fit.ranks[:6])) + (" …" if len(fit.ranks) > 6 else "")
         size = [f"{fit.n_params:,}", f"{cube.size / fit.n_params:.1f}"]
-        remark = "" if fit.rel_error <= EPS else f"{EPS:.0%} not reached: {fit.status.name.replace('_', ' ')}"
+        late = " in time" if fit.status.name == "time_limit" else ""
+        remark = f"{EPS:.0%} not reached{late}" if fit.rel_error > EPS else ""
         rows.append([name, ranks or "–", *size, f"{fit.rel_error:.4f}", f"{fit.elapsed_s:.2f}", fit.method, remark])
     head = ["format", "ranks", "numbers", "times smaller", "error", "seconds", "method", ""]
     bars = {2: [fit.n_params / largest for fit in fits.values()]}
@@ -78,21 +79,21 @@ def table(cube: np.ndarray, fits: dict[str, FitReport]) -> str:
 
 
 def pictures(cube: np.ndarray, fit: FitReport) -> str:
-    """Three bands before and after, and three bands as colours."""
-    pieces: list[str] = []
+    """Three bands as colours, and two bands alone, before and after."""
+    back = np.asarray(fit.tensor.to_dense())
+    bounds = [limits(cube[:, :, band]) for band in COLOURS]
+    drawn = [
+        np.stack([stretched(x[:, :, band], *ends) for band, ends in zip(COLOURS, bounds, strict=True)], axis=2)
+        for x in (cube, back)
+    ]
+    names = f"bands {COLOURS[0]}, {COLOURS[1]} and {COLOURS[2]} as red, green and blue"
+    bands = []
     for band in BANDS:
-        before, after = cube[:, :, band], np.asarray(fit.tensor[:, :, band].to_dense())
-        low, high = limits(before)
-        pieces += [
-            html.figure(stretched(before, low, high), f"band {band}", pixels=True),
-            html.figure(stretched(after, low, high), f"band {band}, {relative(after, before):.1%} off", pixels=True),
-        ]
-    colours: list[Any] = [cube[:, :, COLOURS], np.asarray(fit.tensor.to_dense())[:, :, COLOURS]]
-    bounds = [limits(colours[0][..., c]) for c in range(3)]
-    drawn = [np.stack([stretched(x[..., c], *bounds[c]) for c in range(3)], axis=2) for x in colours]
-    seen = [html.figure(drawn[0], "as colours, before", pixels=True), html.figure(drawn[1], "after", pixels=True)]
-    difference = summary.before_after(cube[:, :, BANDS[0]], np.asarray(fit.tensor[:, :, BANDS[0]].to_dense()))
-    return html.figures(*seen, *pieces) + html.paragraph("What is lost, in one band:") + difference
+        before, after = cube[:, :, band], back[:, :, band]
+        ends = limits(before)
+        bands.append(html.figure(stretched(before, *ends), f"band {band}"))
+        bands.append(html.figure(stretched(after, *ends), f"band {band}, {relative(after, before):.1%} off"))
+    return summary.before_after(*drawn, (f"before: {names}", "after"), gain=3.0) + html.figures(*bands)
 
 
 def relative(after: np.ndarray, before: np.ndarray) -> float:

@@ -26,7 +26,11 @@ def test_variance(spec, dtype):
     variance, draws = 3.0, 300
     means = torch.stack(
         [
-            tk.random_format(spec, (3, 4, 5), rank=2, variance=variance, dtype=dtype, rng=gen).to_dense().abs().square().mean()
+            tk.random_format(spec, (3, 4, 5), rank=2, variance=variance, dtype=dtype, rng=gen)
+            .to_dense()
+            .abs()
+            .square()
+            .mean()
             for _ in range(draws)
         ]
     )

@@ -44,7 +44,11 @@ def test_resolved(layout, rank, ranks):
 @pytest.mark.parametrize(
     ("layout", "rank", "words"),
     [
-        (TT, (2, 40, 2), r"tt rank 40 at bond r2 exceeds 32, .*\(4, 8, 8, 4\) admits there. Use rank<=32, or give eps="),
+        (
+            TT,
+            (2, 40, 2),
+            r"tt rank 40 at bond r2 exceeds 32, .*\(4, 8, 8, 4\) admits there. Use rank<=32, or give eps=",
+        ),
         (TT, 0, "tt rank 0 is not allowed. Ranks are whole numbers of 1 or more"),
         (TT, (2, 0, 2), "tt rank 0 at bond r2 is not allowed"),
         (TT, (2, 2.5, 2), "tt rank 2.5 at bond r2 is not allowed"),

@@ -18,6 +18,7 @@ from tnkit.linalg import (
     solve_gram,
     sqrt_psd,
 )
+from tnkit.linalg.products import row_energies
 
 DTYPES = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 
@@ -46,6 +47,8 @@ def test_products(dtype: torch.dtype, shape: tuple[int, int]) -> None:
         total = float(w.norm() ** 2)
         assert energy(a) == pytest.approx(total, rel=1e-7 if tol > 1e-6 else 1e-14)
         assert energy(a.mT) == pytest.approx(total, rel=1e-7 if tol > 1e-6 else 1e-14)
+        rows = torch.linalg.vector_norm(w, dim=1) ** 2
+        assert torch.allclose(row_energies(a), rows, rtol=1e-6 if tol > 1e-6 else 1e-13)
         for precise in (False, True):
             g = gram(a, precise=precise)
             assert g.dtype == w.dtype

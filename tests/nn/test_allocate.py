@@ -1,5 +1,7 @@
 """Ranks under a budget: never passed, well used, and better spent than evenly."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -65,10 +67,7 @@ def test_break_even() -> None:
 def test_the_envelope_is_convex() -> None:
     ladder = Ladder.of(np.array([1, 2, 3, 4]), np.array([0.9, 0.85, 0.2, 0.1]), 10)
     hull = ladder.envelope()
-    slopes = [
-        (ladder.error[a] - ladder.error[b]) / (ladder.cost[b] - ladder.cost[a])
-        for a, b in zip(hull, hull[1:], strict=False)
-    ]
+    slopes = [(ladder.error[a] - ladder.error[b]) / (ladder.cost[b] - ladder.cost[a]) for a, b in pairwise(hull)]
     assert slopes == sorted(slopes, reverse=True)
     assert 1 not in hull
 

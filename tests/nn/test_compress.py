@@ -156,7 +156,7 @@ class TestRules:
         layer = nn.Linear(40, 30)
         result = compress_layer(layer, LowRankLayer(max_error=0.5))
         assert 0.3 < result.report.rel_error <= 0.5
-        with pytest.raises(BudgetError, match="max_error=0.01"):
+        with pytest.raises(BudgetError, match=r"max_error=0\.01"):
             compress_layer(layer, LowRankLayer(keep=0.3, max_error=0.01))
         with pytest.raises(BudgetError, match="smallest rank takes"):
             compress_layer(layer, LowRankLayer(keep=0.01))
@@ -335,7 +335,7 @@ class TestReport:
 
 
 class TestRefusals:
-    """Every request that cannot be carried out is refused before any work, by a tnkit exception that says what to do."""
+    """Every request that cannot be carried out is refused before any work, by an exception that says what to do."""
 
     def test_no_bound(self) -> None:
         with pytest.raises(OptionError, match="no bound"):
@@ -350,7 +350,7 @@ class TestRefusals:
             compress(nn.Linear(4, 4), Budget(params=0.5), rules={"": None})
 
     def test_a_layer_type_without_a_view(self) -> None:
-        with pytest.raises(OptionError, match="Layer types with a view: Linear, Conv2d"):
+        with pytest.raises(OptionError, match=r"Layer types with a view: .*Linear"):
             compress_layer(nn.LSTM(3, 3), LowRankLayer(rank=1))
         with pytest.raises(OptionError, match="LSTM"):
             compress(nn.Sequential(nn.LSTM(3, 3), nn.Linear(3, 3)), None, rules={"0": LowRankLayer(rank=1)})
@@ -371,7 +371,7 @@ class TestRefusals:
         model = cnn()
         with torch.no_grad():
             model[6].weight[0, 0] = float("nan")
-        with pytest.raises(DataError, match="'6'.*1 NaN"):
+        with pytest.raises(DataError, match=r"'6'.*1 NaN"):
             compress(model, Budget(params=0.5))
         compress(model, Budget(params=0.5), rules={"6": None})
 

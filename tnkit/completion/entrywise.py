@@ -57,6 +57,7 @@ class Entrywise:
         order: the nodes in the order of a sweep; a good one keeps `fronts` small.
         fronts: for each place p of the order, the labels between the nodes before p and those from p on.
         blocks: for each node its entries by rows (one row of all entries where it has no open label).
+        sizes: of the modes.
         n: the number of entries.
     """
 
@@ -64,6 +65,7 @@ class Entrywise:
     order: tuple[int, ...]
     fronts: tuple[tuple[str, ...], ...]
     blocks: tuple[Blocks, ...]
+    sizes: tuple[int, ...]
     n: int
 
     @staticmethod
@@ -85,7 +87,8 @@ class Entrywise:
                 known[opened] = Blocks.of(flat, prod(sizes[label] for label in opened))
         blocks = tuple(known[_opened(labels, topology.output)] for labels in topology.inputs)
         order = sweep_order(topology)
-        return Entrywise(topology, order, fronts_of(topology, order), blocks, rows.shape[0])
+        shape = tuple(sizes[label] for label in topology.output)
+        return Entrywise(topology, order, fronts_of(topology, order), blocks, shape, rows.shape[0])
 
     def opened(self, node: int) -> tuple[str, ...]:
         """The open labels of a node."""
@@ -131,7 +134,7 @@ class Entrywise:
             return self._absorb_closed(partial, rest, t, labels)
         blocks = self.blocks[node]
         picked = self.table(node, t)[blocks.rows]
-        sizes = _sizes(partial, rest, self._rest_shape(node, t))
+        sizes = _sizes(partial, rest, self.rest_shape(node, t))
         picked = picked.reshape(-1, *(sizes[label] for label in rest))
         if not partial.batched:
             made = _einsum(("", *partial.labels), ("g", *rest), ("g", *labels), partial.values, picked)
@@ -157,7 +160,8 @@ class Entrywise:
         ]
         return Partial(labels, torch.cat(parts) if len(parts) > 1 else parts[0], True)
 
-    def _rest_shape(self, node: int, t: Tensor) -> tuple[int, ...]:
+    def rest_shape(self, node: int, t: Tensor) -> tuple[int, ...]:
+        """The sizes of the other labels."""
         labels = self.topology.inputs[node]
         return tuple(t.shape[labels.index(label)] for label in self.rest(node))
 
@@ -193,7 +197,7 @@ class Entrywise:
         Returns:
             (stop − start, B, m), where m is the number of unknowns of a row.
         """
-        rest, shape = self.rest(node), self._rest_shape(node, t)
+        rest, shape = self.rest(node), self.rest_shape(node, t)
         slots = self.blocks[node].slots[start:stop]
         terms, operands = [], []
         for partial in (left, right):

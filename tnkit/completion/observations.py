@@ -1,8 +1,8 @@
 """Observations: which entries of an array are known, and their values.
 
-They come from an array with NaN, an array with a mask (True = observed), a `numpy.ma` array (whose own convention is the
-other way round: masked = missing) or from coordinates, which are never made dense. What stands in a cell that is not
-observed is never read.
+They come from an array with NaN, an array with a mask (True = observed), a `numpy.ma` array (whose own convention is
+the other way round: masked = missing) or from coordinates, which are never made dense. What stands in a cell that is
+not observed is never read.
 
 Example:
     >>> import numpy as np
@@ -80,7 +80,9 @@ class Observations:
         incoming = as_tensor(values, name="values")
         known = incoming.tensor.detach()
         if known.ndim != 1:
-            raise ShapeError(f"values of shape {tuple(known.shape)}: one number for each observed entry is needed, (N,).")
+            raise ShapeError(
+                f"values of shape {tuple(known.shape)}: one number for each observed entry is needed, (N,)."
+            )
         rows = normalize_indices(indices, size, known.device)
         if rows.shape[0] != known.shape[0]:
             raise ShapeError(f"{rows.shape[0]} indices but {known.shape[0]} values; give one value for each index.")
@@ -89,7 +91,12 @@ class Observations:
         self._set(*_sorted(rows, known, weight, size), size, incoming.back)
 
     def _set(
-        self, indices: Tensor, values: Tensor, weights: Tensor | None, shape: tuple[int, ...], back: Callable[[Tensor], Any]
+        self,
+        indices: Tensor,
+        values: Tensor,
+        weights: Tensor | None,
+        shape: tuple[int, ...],
+        back: Callable[[Tensor], Any],
     ) -> None:
         for name, value in (
             ("indices", indices),
@@ -101,9 +108,7 @@ class Observations:
             object.__setattr__(self, name, value)
 
     @classmethod
-    def from_dense(
-        cls, x: ArrayLike, mask: ArrayLike | None = None, weights: ArrayLike | None = None
-    ) -> Observations:
+    def from_dense(cls, x: ArrayLike, mask: ArrayLike | None = None, weights: ArrayLike | None = None) -> Observations:
         """The observed entries of an array.
 
         Args:
@@ -113,7 +118,8 @@ class Observations:
 
         Raises:
             MaskError: a mask of another shape or kind, two masks, or nothing observed.
-            DataError: an empty array, or observed entries that are infinite, or NaN under a mask that calls them observed.
+            DataError: an empty array, or observed entries that are infinite, or NaN under a mask that calls them
+                observed.
 
         Example:
             >>> import torch

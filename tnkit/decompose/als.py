@@ -10,14 +10,15 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from torch import Tensor
 
 from tnkit.decompose.base import Problem
-from tnkit.decompose.descent import Trial, descend, descend_from, rounding_error
+from tnkit.decompose.compressed import fit_compressed
+from tnkit.decompose.descent import Start, Trial, descend, descend_from, ended, rounding_error
 from tnkit.decompose.rank_search import RankSearch, direct_fit, measured, newton_limit, steps_of
 from tnkit.decompose.resize import grown
 from tnkit.decompose.sweep import LeastSquares
@@ -25,9 +26,9 @@ from tnkit.decompose.tree_svd import TreeSVD, is_tree, spanning_ranks, tree_tens
 from tnkit.errors import OptionError
 from tnkit.formats import random_tensors
 from tnkit.registry import METHODS
-from tnkit.solvers import DIRECT
+from tnkit.solvers import DIRECT, Control
 
-__all__ = ["ALS", "least_squares", "random_starts"]
+__all__ = ["ALS", "exact_tree", "fit_network", "least_squares", "random_starts", "svd_starts"]
 
 #: Direct methods whose result may be a start, by format.
 DIRECT_METHODS = {
@@ -105,17 +106,18 @@ class ALS(RankSearch):
         quick: bool = False,
     ) -> Trial:
         """See `RankSearch.solve`."""
-        network = least_squares(problem)
-        control = steps_of(problem, max_steps=self.max_steps, tol=self.tol, goal=goal, quick=quick)
-        newton = newton_limit(goal, quick=quick) if self.newton else 0
-        known = [] if start is None else [start]
-        if known and not (quick and 0 < problem.layout.n_params(ranks) <= newton):
-            return descend(network, known[0], control, ridge=self.ridge, newton=newton)
-        found = [] if self.start == "random" else svd_starts(problem, ranks)
-        alone = bool(found) and (self.start == "svd" or is_tree(problem.layout, ranks))
-        count = 0 if alone else 2 if quick else max(1, self.starts - len(found))
-        starts = [*known, *found, *random_starts(problem, ranks, count)]
-        return descend_from(network, starts, control, ridge=self.ridge, newton=newton)
+        return fit_network(
+            problem,
+            ranks,
+            start,
+            goal,
+            starts=lambda p: [] if self.start == "random" else svd_starts(p, ranks),
+            count=0 if self.start == "svd" else self.starts,
+            control=steps_of(problem, max_steps=self.max_steps, tol=self.tol, goal=goal, quick=quick),
+            ridge=self.ridge,
+            newton=newton_limit(goal, quick=quick) if self.newton else 0,
+            quick=quick,
+        )
 
     def direct(self, problem: Problem) -> Trial | None:
         """A tree of SVDs, or the format's direct method, where they do what is asked."""
@@ -124,6 +126,53 @@ class ALS(RankSearch):
             return exact_tree(problem)
         names = (*DIRECT_METHODS.get(layout.name, ()), *((TreeSVD.name,) if is_tree(layout) else ()))
         return direct_fit(problem, names)
+
+
+def fit_network(
+    problem: Problem,
+    ranks: Sequence[int],
+    start: Sequence[Tensor] | None,
+    goal: float | None,
+    *,
+    starts: Callable[[Problem], Sequence[Start]],
+    count: int,
+    control: Control,
+    ridge: float,
+    newton: int,
+    quick: bool,
+) -> Trial:
+    """Fit given ranks on any topology: compressed first where that pays, from what is known, then at random.
+
+    Args:
+        problem: what to fit.
+        ranks: one a bond.
+        start: tensors to begin with; no other starts are tried then.
+        goal: a relative error at which to stop.
+        starts: what the format has of its own, for the problem or for a compressed one.
+        count: how many starts in all, filled up at random; a tree that has a start of its own needs no more.
+        control: when each of them stops.
+        ridge: see `LeastSquares.sweep`.
+        newton: up to how many parameters Gauss–Newton steps may take over.
+        quick: whether this is one of many attempts.
+    """
+
+    def solve(small: Problem, inside: Sequence[Tensor] | None, aim: float | None) -> Trial:
+        network = least_squares(small)
+        limits = replace(control, target=aim)
+        if inside is not None:
+            return descend(network, inside, limits, ridge=ridge, newton=newton)
+        own = list(starts(small))
+        more = 0 if own and is_tree(small.layout, ranks) else min(count, 2) if quick else count - len(own)
+        pool = [*own, *random_starts(small, ranks, max(more, 0 if own else 1))]
+        return descend_from(network, pool, limits, ridge=ridge, newton=newton)
+
+    rough = fit_compressed(problem, ranks, start, goal, solve)
+    if rough is None:
+        return solve(problem, start, goal)
+    if ended(rough.status):
+        return rough
+    fine = descend(least_squares(problem), rough.tensors, replace(control, target=goal), ridge=ridge, newton=newton)
+    return replace(fine, history=rough.history + fine.history)
 
 
 def exact_tree(problem: Problem) -> Trial | None:

@@ -89,7 +89,7 @@ def cheapest_core(
         energy += part.to(torch.float64).square()
     whole = float(energy.sum()) if kept.shape == core.shape else _energy(core)
     if energy.numel() > _LARGE or (error2 is not None and error2 < _RESOLVED * whole):
-        slices = [energy.sum([j for j in range(energy.ndim) if j != k]) for k in range(energy.ndim)]
+        slices = [energy.movedim(k, 0).reshape(energy.shape[k], -1).sum(1) for k in range(energy.ndim)]
 
         def cost(ranks: tuple[int, ...]) -> int:
             return prod(ranks) + sum(n * r for n, r in zip(shape, ranks, strict=True))

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import prod, sqrt
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from tnkit.decompose.base import Problem
+from tnkit.decompose.compressed import fit_compressed
 from tnkit.decompose.cp_starts import eigen_start, random_start, svd_start
 from tnkit.decompose.descent import Trial, descend, descend_from, ended
 from tnkit.decompose.mttkrp import CPLeastSquares, balanced, normalised
@@ -28,9 +28,6 @@ from tnkit.registry import METHODS
 from tnkit.solvers import DIRECT, Control
 
 __all__ = ["CPALS"]
-
-#: Arrays of more entries are first fitted in a Tucker basis, if that is so many times smaller.
-LARGE, SMALLER = 2**17, 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,36 +86,31 @@ class CPALS(RankSearch):
         if start is not None:
             weights, first, *others = start
             start = balanced((first * weights, *others))
-        best = self._fit(problem.x, problem.norm, ranks[0], start, control, problem.rng, quick=quick)
+        best = self._fit(problem, ranks[0], start, control, quick=quick)
         weights, *factors = best.tensors
         tensors = normalised((factors[0] * weights, *factors[1:]))
         order = torch.argsort(tensors[0].abs(), descending=True, stable=True)
         return replace(best, tensors=(tensors[0][order], *(f[:, order].contiguous() for f in tensors[1:])))
 
     def _fit(
-        self,
-        x: Tensor,
-        norm: float,
-        rank: int,
-        start: Sequence[Tensor] | None,
-        control: Control,
-        rng: torch.Generator,
-        *,
-        quick: bool,
+        self, problem: Problem, rank: int, start: Sequence[Tensor] | None, control: Control, *, quick: bool
     ) -> Trial:
-        small = self._compressed(x, norm, rank, start, control, rng, quick=quick) if self.compress else None
-        problem = CPLeastSquares(x, norm)
+        def solve(small: Problem, inside: Sequence[Tensor] | None, goal: float | None) -> Trial:
+            terms, limits = CPLeastSquares(small.x, small.norm), replace(control, target=goal)
+            if inside is not None:
+                return descend(terms, inside, limits, ridge=self.ridge, newton=newton)
+            own = self._starts(small.x, small.norm, rank, small.rng, 2 if quick else self.starts)
+            return descend_from(terms, own, limits, ridge=self.ridge, newton=newton)
+
         newton = newton_limit(control.target, quick=quick)
-        if small is not None:
-            if ended(small.status):
-                return replace(small, error=problem.error(small.tensors))
-            polish = descend(problem, small.tensors, control, ridge=self.ridge, newton=newton)
-            return replace(polish, history=small.history + polish.history)
-        known = [] if start is None else [start]
-        if known and not (quick and 0 < rank * (1 + sum(x.shape)) <= newton):
-            return descend(problem, known[0], control, ridge=self.ridge, newton=newton)
-        starts = [*known, *self._starts(x, norm, rank, rng, 2 if quick else self.starts)]
-        return descend_from(problem, starts, control, ridge=self.ridge, newton=newton)
+        rough = fit_compressed(problem, (rank,), start, control.target, solve) if self.compress else None
+        if rough is None:
+            return solve(problem, start, control.target)
+        if ended(rough.status):
+            return rough
+        whole = CPLeastSquares(problem.x, problem.norm)
+        fine = descend(whole, rough.tensors, control, ridge=self.ridge, newton=newton)
+        return replace(fine, history=rough.history + fine.history)
 
     def _starts(self, x: Tensor, norm: float, rank: int, rng: torch.Generator, count: int) -> list[Sequence[Tensor]]:
         found: list[Sequence[Tensor]] = []
@@ -130,41 +122,6 @@ class CPALS(RankSearch):
         if self.start in ("auto", "random") or not found:
             found += [random_start(x, rank, norm, rng) for _ in range(max(1, count))]
         return found
-
-    def _compressed(
-        self,
-        x: Tensor,
-        norm: float,
-        rank: int,
-        start: Sequence[Tensor] | None,
-        control: Control,
-        rng: torch.Generator,
-        *,
-        quick: bool,
-    ) -> Trial | None:
-        """The fit in the leading basis of each mode; None if the array is small, or hardly gets smaller so."""
-        sizes = [min(n, rank + 10 + rank // 4) for n in x.shape]
-        if x.numel() <= LARGE or prod(sizes) * SMALLER > x.numel():
-            return None
-        bases, core = list[Tensor](), x
-        for k, size in enumerate(sizes):
-            unfolded = core.movedim(k, 0).reshape(core.shape[k], -1)
-            part = split(unfolded, max_rank=min(size, *unfolded.shape), rng=rng)
-            bases.append(part.basis)
-            rest = [n for j, n in enumerate(core.shape) if j != k]
-            core = part.rest.reshape(-1, *rest).movedim(0, k)
-        core = core.contiguous()
-        inside = None if start is None else (start[0], *(b.mH @ f for b, f in zip(bases, start[1:], strict=True)))
-        size = float(torch.linalg.vector_norm(core))
-        lost2 = max(0.0, norm**2 - size**2)
-        target = control.target
-        if target is not None:
-            left2 = (target * norm) ** 2 - lost2
-            target = sqrt(left2) / size if left2 > 0 else 0.0
-        trial = self._fit(core, size, rank, inside, replace(control, target=target), rng, quick=quick)
-        tensors = (trial.tensors[0], *(b @ f for b, f in zip(bases, trial.tensors[1:], strict=True)))
-        error = sqrt(lost2 + (trial.error * size) ** 2) / norm
-        return Trial(tensors, error, trial.status, trial.history)
 
     def direct(self, problem: Problem) -> Trial | None:
         """Matrices by their SVD; everything at the largest rank, one term for each entry beside the largest mode."""

@@ -6,10 +6,10 @@ change to Gauss–Newton steps where the network is small are what gets an itera
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import inf, isfinite
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ from tnkit.solvers import (
     iterate,
 )
 
-__all__ = ["NEWTON_MOST", "NEWTON_QUICK", "Sweeps", "Trial", "descend", "descend_from", "ended", "rounding_error"]
+__all__ = ["NEWTON_MOST", "NEWTON_QUICK", "Start", "Sweeps", "Trial", "descend", "descend_from", "ended", "rounding_error"]
 
 #: Networks of at most this many parameters take Gauss–Newton steps, in a search for ranks and otherwise.
 NEWTON_QUICK, NEWTON_MOST = 300, 1500
@@ -34,6 +34,14 @@ NEWTON_QUICK, NEWTON_MOST = 300, 1500
 WORK = 5e10
 #: Sweeps in which the error must fall by this factor; if it does not, Gauss–Newton takes over.
 BRISK, BRISK_SWEEPS = 0.3, 3
+
+
+#: Tensors, or what makes them.
+Start: TypeAlias = "Sequence[Tensor] | Callable[[], Sequence[Tensor]]"
+
+
+def _made(start: Start) -> Sequence[Tensor]:
+    return start() if callable(start) else start
 
 
 class Sweeps(Linearised, Protocol):
@@ -142,7 +150,7 @@ def _sweep(problem: Sweeps, state: _State, ridge: float) -> _State:
 
 def descend_from(
     problem: Sweeps,
-    starts: Iterable[Sequence[Tensor]],
+    starts: Iterable[Start],
     control: Control,
     *,
     ridge: float = 0.0,
@@ -157,7 +165,7 @@ def descend_from(
 
     Args:
         problem: the array and the network.
-        starts: the first is the most promising.
+        starts: tensors, or functions that make them when it is their turn; the first is the most promising.
         control: when to stop, for each start.
         ridge: see `LeastSquares.sweep`.
         newton: up to how many parameters Gauss–Newton steps may take over.
@@ -165,12 +173,13 @@ def descend_from(
         agree: how many equal ends are enough.
     """
     pool = list(starts)
+    pool[0] = _made(pool[0])
     parameters = sum(t.numel() for t in pool[0])
     small = parameters <= newton and problem.x.numel() <= 2**21
     if len(pool) > 1 and not small:
         heats: list[Trial] = []
         for start in pool:
-            heats.append(descend(problem, start, replace(control, max_steps=first_steps), ridge=ridge, newton=newton))
+            heats.append(descend(problem, _made(start), replace(control, max_steps=first_steps), ridge=ridge, newton=newton))
             if ended(heats[-1].status) or heats[-1].status is REACHED:
                 break
         best = min(heats, key=lambda t: t.error)
@@ -182,7 +191,7 @@ def descend_from(
     for start in pool:
         if sum(len(t.history) for t in done) * float(parameters**3 + 100 * problem.x.numel()) > WORK:
             break
-        done.append(descend(problem, start, control, ridge=ridge, newton=newton))
+        done.append(descend(problem, _made(start), control, ridge=ridge, newton=newton))
         best = min(done, key=lambda t: t.error if isfinite(t.error) else inf)
         last = done[-1].status
         if ended(last):

@@ -7,18 +7,26 @@ tighter tolerance; in it all spectra are known, and the ranks are chosen togethe
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from math import sqrt
 
 import torch
+from torch import Tensor
 
 from tnkit.decompose.allowance import allowed2, exact_norm2, floor2, known_error
-from tnkit.decompose.base import Fit, Problem
+from tnkit.decompose.base import Fit, Problem, Target
 from tnkit.decompose.nested import Nested, project_nested
 from tnkit.decompose.rough import SMALL, Rough, budget_caps
+from tnkit.decompose.st_hosvd import compress_tucker
+from tnkit.formats import TuckerSpec
 from tnkit.formats.rank_plan import RankPlan
-from tnkit.formats.trees import tree_of
+from tnkit.formats.trees import absorb, tree_of
+from tnkit.network import Topology
 
 __all__ = ["fit_tree"]
+
+_LARGE = 4_000_000  # entries up to which the tree of a Tucker core is exact
 
 
 def fit_tree(problem: Problem) -> Fit:
@@ -42,21 +50,39 @@ def _by_ranks(problem: Problem, ranks: tuple[int, ...]) -> Nested:
 
 
 def _within(problem: Problem) -> Fit:
-    """First a rough tree, then all ranks together in it."""
+    """First a rough tree, then all ranks together in it.
+
+    A large array is first reduced to a Tucker core. What that loses lies outside of the range of its factors, and all that
+    follows inside, so the squared errors add up exactly.
+    """
     layout, target = problem.layout, problem.target
-    x = problem.x.detach()
+    x, factors, norm2, outside2 = problem.x.detach(), None, exact_norm2(problem), 0.0
     caps, error2, tree = problem.max_ranks, allowed2(problem), tree_of(problem.layout.topology)
-    small = x.numel() <= SMALL
+    if error2 is not None and x.numel() > SMALL:
+        tucker = compress_tucker(replace(problem, layout=TuckerSpec().layout(x.shape), target=Target(eps=target.eps)))
+        x, factors, outside2 = tucker.core, tucker.factors, tucker.lost2
+        error2, norm2 = max(error2 - outside2, floor2(problem)), max(norm2 - outside2, 0.0)
+    small = x.numel() <= (SMALL if factors is None else _LARGE)
     if error2 is None and target.max_params is not None and not small:
         caps = budget_caps(caps, target.max_params, layout.n_params)
     rough = Rough(error2, floor2(problem), max(1, len(tree.bonds)), small, problem.rng)
     limits = dict(zip(layout.bonds, caps, strict=True))
-    first = project_nested(x, tree, limits, exact_norm2(problem), problem.rng, rough=rough)
-    plan = RankPlan(tree, first.tensors, layout.bonds, caps=caps, max_params=target.max_params)
+    first = project_nested(x, tree, limits, norm2, problem.rng, rough=rough)
+    nodes = first.tensors if factors is None else _with_factors(tree.topology, first.tensors, factors)
+    plan = RankPlan(tree, nodes, layout.bonds, caps=caps, max_params=target.max_params)
     if error2 is None:
         done = plan.best(None)
     else:
-        # the two errors need not be at right angles, so their roots add up
+        # what the rough tree loses and what is cut from it need not be at right angles: their roots add up
         done = plan.best(max(sqrt(error2) - sqrt(min(first.lost2, error2)), 0.0) ** 2)
     exact = first.lost2 <= 1e-5 * done.lost2
-    return Fit(done.tensors, known_error(problem, done.lost2 + first.lost2, exact))
+    return Fit(done.tensors, known_error(problem, done.lost2 + first.lost2 + outside2, exact))
+
+
+def _with_factors(topology: Topology, nodes: Sequence[Tensor], factors: Sequence[Tensor]) -> list[Tensor]:
+    """The network of a Tucker core as that of the array: each open label multiplied by its factor."""
+    done = list(nodes)
+    for label, factor in zip(topology.output, factors, strict=True):
+        (k,) = topology.nodes_of(label)
+        done[k] = absorb(done[k], topology.inputs[k].index(label), factor)
+    return done

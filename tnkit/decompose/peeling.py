@@ -2,8 +2,8 @@
 
 A block is a few modes at one end, seen as the columns of a matrix. Boundary modes that cannot be truncated, or hardly,
 are merged until one pass over the array is worth while ("thick bounds" in Röhrig-Zöllner, Thies & Basermann,
-arXiv:2102.00104). Where a cut inside the block truncates as well, the block's own train is found from its weighted basis,
-and the array is projected on that train: then every step is an orthogonal projection, and errors add exactly.
+arXiv:2102.00104). Where a cut inside the block truncates as well, the block's own train is found from its weighted
+basis, and the array is projected on that train: then every step is an orthogonal projection, and errors add exactly.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ class Projected:
 
 
 def project_rows(a: Tensor, rows: Tensor, norm2: float) -> Projected:
-    """Project the rows of `a` (m, n) on the span of orthonormal `rows` (r, n). Cost: 2 m n r, twice that for small errors."""
+    """Project the rows of `a` (m, n) on the span of orthonormal `rows` (r, n). Cost: 2 m n r, or twice that."""
     rest = apply_rows(a, rows)
     with torch.no_grad():
         eps = torch.finfo(a.dtype).eps

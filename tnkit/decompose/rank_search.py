@@ -145,13 +145,17 @@ class _Search:
     def reached(self, trial: Trial) -> bool:
         return trial.error <= self.goal
 
-    def attempt(self, ranks: Ranks, start: Trial | None, *, quick: bool = True) -> Trial:
+    def cold(self, ranks: Ranks) -> bool:
+        """Whether new starts are better than the last tensors: where a structure is looked for and steps are cheap."""
+        return self.layout.n_params(ranks) <= newton_limit(self.goal, quick=True)
+
+    def attempt(self, ranks: Ranks, start: Trial | None) -> Trial:
         """A fit at these ranks, its error measured."""
         tensors = None
         if start is not None:
             bonds = dict(zip(self.layout.bonds, ranks, strict=True))
             tensors = resized(self.layout.topology, start.tensors, bonds, self.problem.rng)
-        trial = self.method.solve(self.problem, ranks, tensors, self.goal * (1 - 1e-5), quick=quick)
+        trial = self.method.solve(self.problem, ranks, tensors, self.goal * (1 - 1e-5), quick=True)
         trial = replace(trial, error=measured(self.problem, trial.tensors))
         self.tried += 1
         self.over = self.over or ended(trial.status) or self.problem.control.out_of_time
@@ -167,7 +171,7 @@ class _Search:
         while True:
             if self.layout.n_params(ranks) >= size:
                 return best
-            last = self.attempt(ranks, last, quick=ranks != limits)
+            last = self.attempt(ranks, None if self.cold(ranks) else last)
             if best is None or last.error < best.error:
                 best = last
             if self.reached(last) or self.over or ranks == limits:
@@ -180,7 +184,7 @@ class _Search:
         """Lower one bond after the other as far as eps allows, the largest saving first."""
         low = least_ranks(self.problem, self.ranks(best), each=True)
         closed = set[int]()
-        budget = self.tried + 6 * len(self.layout.bonds) + 6
+        budget = self.tried + 2 * len(self.layout.bonds) + 4
         while not self.over and self.tried < budget:
             ranks = self.ranks(best)
             bonds = [b for b, r in enumerate(ranks) if r > low[b] and b not in closed]

@@ -9,8 +9,8 @@ Reference: Mickelin & Karaman 2020, arXiv:1807.02513, algorithm 2 and section 3.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from math import prod
+from dataclasses import dataclass, replace
+from math import prod, sqrt
 from typing import ClassVar
 
 import torch
@@ -18,8 +18,11 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from tnkit.decompose.allowance import allowed2, exact_norm2, floor2, known_error
-from tnkit.decompose.base import Fit, Method, Problem
+from tnkit.decompose.base import Fit, Method, Problem, Target
+from tnkit.decompose.rough import SMALL
+from tnkit.decompose.st_hosvd import compress_tucker
 from tnkit.decompose.train_svd import TrainLimits, fit_train
+from tnkit.formats import TuckerSpec
 from tnkit.linalg import Spectrum, rank_for_tail, spectrum, split
 from tnkit.registry import METHODS
 
@@ -73,13 +76,30 @@ class RingSVD(Method):
         """See `Method.fit`. Cost: one TT-SVD for each candidate, of the array as the first cut has reduced it."""
         if problem.x.ndim == 1:
             return Fit((problem.x.reshape(1, -1, 1).clone(),), 0.0)
-        error2, best = allowed2(problem), None
+        if problem.target.eps is None or problem.x.requires_grad or problem.x.numel() <= SMALL:
+            best = self._best(problem)
+        else:
+            best = self._best_of_compressed(problem)
+        return Fit(tuple(core.contiguous() for core in best.cores), known_error(problem, best.lost2, best.certain))
+
+    def _best(self, problem: Problem) -> Ring:
+        """The best of all starts, and of the train."""
+        error2, best = allowed2(problem), _train(problem)
         for start in self._starts(problem):
             ring = _ring(problem, start)
-            if ring is not None and (best is None or _better(problem, ring, best, error2)):
+            if ring is not None and _better(problem, ring, best, error2):
                 best = ring
-        assert best is not None  # shift 0 with r_0 = 1 always gives one
-        return Fit(tuple(core.contiguous() for core in best.cores), known_error(problem, best.lost2, best.certain))
+        return best
+
+    def _best_of_compressed(self, problem: Problem) -> Ring:
+        """The starts are tried on a Tucker core; errors add up exactly, as all of it lies in the range of the factors."""
+        rough = compress_tucker(replace(problem, layout=TuckerSpec().layout(problem.x.shape), target=Target(eps=problem.target.eps)))
+        left2 = max((allowed2(problem) or 0.0) - rough.lost2, floor2(problem))
+        norm = float(torch.linalg.vector_norm(rough.core))
+        inner = replace(problem, x=rough.core, norm=norm, target=replace(problem.target, eps=sqrt(left2) / norm))
+        best = self._best(inner)
+        cores = [torch.einsum("anb,mn->amb", core, f) for core, f in zip(best.cores, rough.factors, strict=True)]
+        return Ring(tuple(cores), best.lost2 + rough.lost2, best.certain)
 
     def _starts(self, problem: Problem) -> Iterator[Start]:
         d, caps, target = problem.x.ndim, problem.max_ranks, problem.target
@@ -101,7 +121,6 @@ class RingSVD(Method):
                     second = -(-rank // first)
                     if first <= caps[k] and second <= caps[(k + 1) % d]:
                         yield Start(k, first, second)
-        yield Start(0, 1, min(caps[1 % d], problem.x.shape[0]))
 
 
 def _splits(rank: int, most: int) -> list[int]:
@@ -111,6 +130,15 @@ def _splits(rank: int, most: int) -> list[int]:
         exact += [f for f in (2, 3, round(rank**0.5)) if f > 1]
     chosen = sorted(set(exact), key=lambda f: abs(f - rank**0.5))[: most - 1]
     return sorted({1, *chosen})
+
+
+def _train(problem: Problem) -> Ring:
+    """The ring with r_0 = 1: a tensor train, its ranks chosen together."""
+    x = problem.x.contiguous()
+    caps = tuple(min(c, prod(x.shape[: k + 1]), prod(x.shape[k + 1 :])) for k, c in enumerate(problem.max_ranks[1:]))
+    limits = TrainLimits(caps, allowed2(problem), problem.target.max_params, floor2(problem))
+    train = fit_train(x, limits, exact_norm2(problem), problem.rng, lambda ranks: problem.layout.n_params((1, *ranks)))
+    return Ring(tuple(train.cores), train.lost2, train.certain)
 
 
 def _unfold(x: Tensor, k: int) -> Tensor:

@@ -161,7 +161,9 @@ def tree_tensors(
         basis = _padded(part.basis, 1, wanted)
         core = _padded(part.rest, 0, wanted).reshape(wanted, *(sizes[label] for label in rest))
         labels = [edge.label, *rest]
-        nodes[edge.node] = tree_node(basis.reshape(*rows, wanted), [*mine, edge.label], topology.inputs[edge.node], sizes)
+        nodes[edge.node] = tree_node(
+            basis.reshape(*rows, wanted), [*mine, edge.label], topology.inputs[edge.node], sizes
+        )
     done = set(nodes)
     last = [k for k in range(len(topology.inputs)) if k not in done]
     root = next((k for k in last if all(label in topology.inputs[k] for label in labels)), last[0])

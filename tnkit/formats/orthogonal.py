@@ -74,7 +74,7 @@ def norm_of_tree(value: Format) -> Tensor:
     """
     tensors = value.tensors()
     graph = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-    if graph or len({t.dtype for t in tensors}) > 1 or not is_tree(value.topology()):
+    if torch.compiler.is_compiling() or graph or len({t.dtype for t in tensors}) > 1 or not is_tree(value.topology()):
         return norm_by_contraction(value)
     centre = max(range(len(tensors)), key=lambda k: tensors[k].numel())
     return torch.linalg.vector_norm(tree_of(value.topology()).orthogonalize(tensors, centre)[centre])

@@ -18,7 +18,7 @@ from tnkit.formats.trees import Tree
 from tnkit.linalg import choose_ranks
 from tnkit.network import Topology
 
-__all__ = ["Limits", "RankPlan", "Truncated", "entries", "truncate_within"]
+__all__ = ["Limits", "RankPlan", "Truncated", "truncate_within"]
 
 _ROUNDS = 6  # plans that are tried for one error budget
 _SINGLES = 24  # single ranks that are then tried
@@ -55,12 +55,6 @@ class Truncated:
     ranks: tuple[int, ...]
 
 
-def entries(topology: Topology, bonds: Sequence[str], ranks: Sequence[int], sizes: dict[str, int]) -> int:
-    """How many entries the tensors have when the bonds have these ranks."""
-    known = {**sizes, **dict(zip(bonds, ranks, strict=True))}
-    return sum(prod(known[label] for label in labels) for labels in topology.inputs)
-
-
 def truncate_within(
     tree: Tree, tensors: Sequence[Tensor], bonds: Sequence[str], limits: Limits, root: int = 0
 ) -> Truncated:
@@ -79,6 +73,33 @@ def truncate_within(
     """
     plan = RankPlan(tree, tensors, bonds, root=root, caps=limits.caps, max_params=limits.max_params)
     return plan.best(limits.error2)
+
+
+def _terms(
+    topology: Topology, bonds: Sequence[str], sizes: dict[str, int]
+) -> tuple[tuple[int, tuple[int, ...]], ...]:
+    """For each node the product of its fixed sizes, and the positions of its bonds."""
+    place = {bond: k for k, bond in enumerate(bonds)}
+    return tuple(
+        (
+            prod(sizes[label] for label in labels if label not in place),
+            tuple(place[label] for label in labels if label in place),
+        )
+        for labels in topology.inputs
+    )
+
+
+def _same_cuts(topology: Topology, bonds: Sequence[str], sizes: dict[str, int]) -> list[tuple[int, ...]]:
+    """Bonds in groups that cut the tensor in the same two: those on either side of a node that has nothing else."""
+    group = {bond: k for k, bond in enumerate(bonds)}
+    for labels in topology.inputs:
+        mine = [label for label in labels if label in group]
+        others = prod(sizes[label] for label in labels if label not in group)
+        if len(mine) == 2 and others == 1:
+            a, b = group[mine[0]], group[mine[1]]
+            group = {bond: a if g == b else g for bond, g in group.items()}
+    order = sorted(set(group.values()))
+    return [tuple(k for k, bond in enumerate(bonds) if group[bond] == g) for g in order]
 
 
 class RankPlan:
@@ -109,7 +130,9 @@ class RankPlan:
         self.sizes = tree.topology.sizes([t.shape for t in self.nodes])
         whole = tuple(self.sizes[b] for b in self.bonds)
         self.caps = whole if caps is None else tuple(min(a, b) for a, b in zip(caps, whole, strict=True))
+        self.groups = _same_cuts(tree.topology, self.bonds, self.sizes)
         self.tried: dict[tuple[int, ...], Truncated] = {}
+        self._terms = _terms(tree.topology, self.bonds, self.sizes)
 
     @cached_property
     def spectra(self) -> list[Tensor]:
@@ -119,7 +142,12 @@ class RankPlan:
 
     def cost(self, ranks: tuple[int, ...]) -> int:
         """Entries at these ranks."""
-        return entries(self.tree.topology, self.bonds, ranks, self.sizes)
+        total = 0
+        for fixed, positions in self._terms:
+            for k in positions:
+                fixed *= ranks[k]
+            total += fixed
+        return total
 
     def at(self, ranks: tuple[int, ...]) -> Truncated:
         """Truncate to these ranks."""
@@ -133,7 +161,7 @@ class RankPlan:
     def best(self, error2: float | None) -> Truncated:
         """The truncation for an error budget within the caps and the size; None for the size or the caps alone."""
         if error2 is None:
-            return self.at(self.caps if self.max_params is None else self._ranks(None))
+            return self.at(self.caps) if self.max_params is None else self._filled(self.at(self._ranks(None)))
         best = self.at(self._ranks(error2))
         if not self._fits(best, error2) or error2 <= 0:
             return best
@@ -157,38 +185,50 @@ class RankPlan:
         size = self.max_params
         if size is not None:
             size = max(size, self.cost((1,) * len(self.bonds)))
-        ranks = choose_ranks(self.spectra, self.cost, max_error2=error2, max_cost=size, caps=self.caps)
-        return ranks if size is None else self._usable(ranks, size)
+        firsts = [group[0] for group in self.groups]
+        caps = [min(self.caps[b] for b in group) for group in self.groups]
+        spectra = [self.spectra[b] for b in firsts]
 
-    def _usable(self, ranks: tuple[int, ...], size: int) -> tuple[int, ...]:
-        """Take away what a node cannot use (a rank above the product of its other sides), and spend it elsewhere."""
-        caps = self.caps
-        for _ in range(len(ranks)):
-            possible = self._possible(ranks)
-            if possible == ranks:
+        def spread(chosen: tuple[int, ...]) -> tuple[int, ...]:
+            ranks = [1] * len(self.bonds)
+            for r, group in zip(chosen, self.groups, strict=True):
+                for b in group:
+                    ranks[b] = r
+            return tuple(ranks)
+
+        def cost(chosen: tuple[int, ...]) -> int:
+            return self.cost(spread(chosen))
+
+        return spread(choose_ranks(spectra, cost, max_error2=error2, max_cost=size, caps=caps))
+
+    def _filled(self, found: Truncated) -> Truncated:
+        """Raise ranks while the size admits it: the ranks that were chosen may not have been possible together."""
+        assert self.max_params is not None
+        for _ in range(_SINGLES):
+            options = []
+            for group in self.groups:
+                up = tuple(r + (b in group) for b, r in enumerate(found.ranks))
+                b = group[0]
+                if all(up[k] <= self.caps[k] for k in group) and self._possible(up, group) and self.cost(up) <= self.max_params:
+                    gain = float(self.spectra[b][up[b] - 1]) / max(self.cost(up) - self.cost(found.ranks), 1)
+                    options.append((gain, up))
+            if not options:
                 break
-            caps = tuple(p if p < r else c for p, r, c in zip(possible, ranks, caps, strict=True))
-            ranks = choose_ranks(self.spectra, self.cost, max_cost=size, caps=caps)
-        ranks = self._possible(ranks)
-        while True:
-            grown = [(*ranks[:b], r + 1, *ranks[b + 1 :]) for b, r in enumerate(ranks) if r < self.caps[b]]
-            grown = [g for g in grown if self.cost(g) <= size and self._possible(g) == g]
-            if not grown:
-                return ranks
-            ranks = max(grown, key=lambda g: sum(float(s[r - 1]) for s, r in zip(self.spectra, g, strict=True)))
+            grown = self.at(max(options)[1])
+            if grown.ranks == found.ranks:
+                break
+            found = grown
+        return found
 
-    def _possible(self, ranks: tuple[int, ...]) -> tuple[int, ...]:
-        """The ranks, each at most the product of the other sides of both its nodes."""
+    def _possible(self, ranks: tuple[int, ...], group: tuple[int, ...]) -> bool:
+        """Whether the nodes at these bonds can have such ranks, given their other sides."""
         known = {**self.sizes, **dict(zip(self.bonds, ranks, strict=True))}
-        changed = True
-        while changed:
-            changed = False
-            for bond in self.bonds:
-                for node in self.tree.topology.nodes_of(bond):
-                    others = prod(known[label] for label in self.tree.topology.inputs[node] if label != bond)
-                    if known[bond] > others:
-                        known[bond], changed = others, True
-        return tuple(known[bond] for bond in self.bonds)
+        topology = self.tree.topology
+        for b in group:
+            for node in topology.nodes_of(self.bonds[b]):
+                if known[self.bonds[b]] ** 2 > prod(known[label] for label in topology.inputs[node]):
+                    return False
+        return True
 
     def _fits(self, found: Truncated, error2: float) -> bool:
         return found.lost2 <= error2 and (self.max_params is None or self.cost(found.ranks) <= self.max_params)

@@ -134,7 +134,8 @@ def round_btt(value: BlockTT, rank: Any = None, *, eps: float | None = None) -> 
     limit = None if caps is None else caps[0]
     ((a, b),), _ = truncated_products([product_svd(left, right)], [1], limit, allowed_error2(value, eps))
     return BlockTT(
-        a.reshape(j, k, el, -1).permute(0, 2, 1, 3).contiguous(), b.reshape(j, k, -1, i).permute(1, 0, 2, 3).contiguous()
+        a.reshape(j, k, el, -1).permute(0, 2, 1, 3).contiguous(),
+        b.reshape(j, k, -1, i).permute(1, 0, 2, 3).contiguous(),
     )
 
 

@@ -49,7 +49,7 @@ class Slices:
         return 2 if self.real else 1
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(a, b, n_2 …) as the slices that are their own conjugates, real, and one of each other pair: (k, a, b) each."""
+        """(a, b, n_2 …) as its self-conjugate slices, real, and one of each other pair: (k, a, b) each."""
         modes = tuple(range(2, x.ndim))
         slices = torch.fft.fftn(x, dim=modes) if modes else x
         slices = slices.reshape(*x.shape[:2], self.count).permute(2, 0, 1)

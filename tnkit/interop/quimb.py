@@ -12,6 +12,7 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any
 
 import torch
@@ -76,7 +77,7 @@ def to_quimb_network(value: Format, *, backend: str = "numpy") -> Any:
         backend: "numpy" or "torch".
 
     Returns:
-        A TensorNetwork whose mode k is the index "k{k}" and whose other indices are the labels of the topology. A label
+        A TensorNetwork (complex where a constant is) whose mode k is the index "k{k}" and whose other indices are the labels of the topology. A label
         may stand on more than two tensors, so contract it with `output_inds=[f"k{k}" for k in range(value.ndim)]`.
 
     Raises:
@@ -93,10 +94,14 @@ def to_quimb_network(value: Format, *, backend: str = "numpy") -> Any:
     named = topology.relabel(names | {label: f"k{k}" for k, label in enumerate(topology.output)})
     given = iter(value.tensors())
     tensors = [next(given) if c is None else c.tensor(value.dtype, value.device) for c in topology.constants]
-    nodes = [
-        qtn.Tensor(outgoing(t, backend), inds=labels, tags=f"I{k}")
-        for k, (t, labels) in enumerate(zip(tensors, named.inputs, strict=True))
-    ]
+    wide = reduce(torch.promote_types, (t.dtype for t in tensors))
+    tensors = [t.to(wide) for t in tensors]
+    alone = {label for label in named.internal if len(named.nodes_of(label)) == 1}  # summed, as quimb would open them
+    nodes = []
+    for k, (t, labels) in enumerate(zip(tensors, named.inputs, strict=True)):
+        axes = [axis for axis, label in enumerate(labels) if label in alone]
+        rest = [label for label in labels if label not in alone]
+        nodes.append(qtn.Tensor(outgoing(t.sum(axes) if axes else t, backend), inds=rest, tags=f"I{k}"))
     return qtn.TensorNetwork(nodes)
 
 
@@ -174,9 +179,7 @@ def _from_network(network: Any, output_inds: Sequence[str] | None) -> Network:
     tensors: list[Any] = [t.collapse_repeated() for t in network.tensors]
     labels = tuple(tuple(map(str, t.inds)) for t in tensors)
     nodes = [_scaled(_node(t.data, k), network, k) for k, t in enumerate(tensors)]
-    wide = nodes[0].dtype
-    for t in nodes[1:]:
-        wide = torch.promote_types(wide, t.dtype)
+    wide = reduce(torch.promote_types, (t.dtype for t in nodes))
     return Network.from_equation(Topology(labels, tuple(map(str, output))), [t.to(wide) for t in nodes])
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-__all__ = ["apply_rows", "cross", "energy", "gram", "project", "residual_energy", "wide_dtype"]
+__all__ = ["apply_rows", "cross", "energy", "gram", "project", "residual_energy", "row_energies", "wide_dtype"]
 
 _CHUNK = 64  # entries that one float32 sum runs over
 _SMALL = 1 << 16  # entries that are simply converted
@@ -68,6 +68,16 @@ def energy(a: Tensor) -> float:
     return float(total)
 
 
+def row_energies(a: Tensor) -> Tensor:
+    """The squared norms of the rows of `a` (m, n), as exactly as `energy`: (m,) in float64. Cost: one read."""
+    whole = a.shape[1] // _CHUNK * _CHUNK
+    total: Tensor = torch.linalg.vector_norm(a[:, whole:], dim=1).to(torch.float64).square_()
+    if whole:
+        chunks = torch.linalg.vector_norm(a[:, :whole].unflatten(1, (-1, _CHUNK)), dim=2)
+        total += chunks.to(torch.float64).square_().sum(1)
+    return total
+
+
 def gram(a: Tensor, *, precise: bool = False) -> Tensor:
     """The Gram matrix a aᴴ in float64 (complex128).
 
@@ -75,7 +85,7 @@ def gram(a: Tensor, *, precise: bool = False) -> Tensor:
         a: (m, n).
         precise: for float32, multiply in float64 too (twice the time; then only the data's own rounding is left).
             Without it float32 products are summed in blocks of columns and the blocks in float64: the error is about
-            2e-8 of the largest entry instead of 5e-7.
+            2e-8 of the largest entry instead of 5e-7; up to 3e-6 where all entries of a row are equal.
 
     Returns:
         (m, m), Hermitian.

@@ -18,6 +18,7 @@ Example:
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeAlias
 
@@ -36,6 +37,7 @@ Ranks: TypeAlias = "tuple[int, ...]"
 _EXHAUSTIVE = 3000  # evaluations of the cost that the exact search may take
 _ROUNDS = 12  # fixed-point rounds of the prices
 _STEPS = (1, 2, 4, 8, 16)
+_MANY = 8  # bonds beyond which the exchanges look at fewer choices
 
 
 def choose_ranks(
@@ -108,8 +110,8 @@ class _Problem:
         floor: int,
     ) -> None:
         self.s2 = [_values(s) for s in spectra]
-        self.tails = [np.append(np.cumsum(s[::-1])[::-1], 0.0) for s in self.s2]
-        self.falling = [-t for t in self.tails]  # ascending, for searchsorted
+        self.tails: list[list[float]] = [np.append(np.cumsum(s[::-1])[::-1], 0.0).tolist() for s in self.s2]
+        self.falling = [[-t for t in tail] for tail in self.tails]  # ascending, for bisection
         sizes = [len(s) for s in self.s2]
         self.high: Ranks = tuple(min(n, c) for n, c in zip(sizes, sizes if caps is None else caps, strict=True))
         self.low: Ranks = tuple(min(floor, h) for h in self.high)
@@ -122,13 +124,13 @@ class _Problem:
         return self._known[ranks]
 
     def error(self, ranks: Ranks) -> float:
-        return float(sum(t[r] for t, r in zip(self.tails, ranks, strict=True)))
+        return sum([t[r] for t, r in zip(self.tails, ranks, strict=True)])
 
     def lowest(self, bond: int, allowance: float) -> int:
         """The least rank of a bond whose tail is within the allowance."""
         if allowance < 0:
             return self.high[bond]
-        rank = int(np.searchsorted(self.falling[bond], -allowance, side="left"))
+        rank = bisect_left(self.falling[bond], -allowance)
         return min(max(rank, self.low[bond]), self.high[bond])
 
     # -- prices and greedy paths
@@ -192,7 +194,7 @@ class _Problem:
         for start in (even, self.low, self.high):
             pool.update(self.trim(r, limit) for r in self.candidates(start, pick) if self.error(r) <= limit)
         best = min(pool, key=self.cost)
-        for start in sorted(pool, key=self.cost)[:3]:
+        for start in sorted(pool, key=self.cost)[: 3 if len(self.s2) <= _MANY else 1]:
             best = min(best, self.exchange(start, limit), key=self.cost)
         return self.enumerate_cost(best, limit)
 
@@ -225,14 +227,15 @@ class _Problem:
         return ranks
 
     def lower_others(self, ranks: Ranks, kept: int, limit: float) -> Ranks:
-        best = ranks
+        """Spend what the raised bond frees on the others: on each in turn first (for many bonds: on the best one)."""
         slack = limit - self.error(ranks)
-        for c in range(len(ranks)):
-            if c != kept:
-                lowered = _put(ranks, c, self.lowest(c, self.tails[c][ranks[c]] + slack))
-                if self.error(lowered) <= limit:
-                    best = min(best, self.trim(lowered, limit), key=self.cost)
-        return best
+        lowered = [
+            _put(ranks, c, self.lowest(c, self.tails[c][ranks[c]] + slack)) for c in range(len(ranks)) if c != kept
+        ]
+        lowered = [r for r in lowered if r != ranks and self.error(r) <= limit]
+        if len(ranks) > _MANY:
+            lowered = sorted(lowered, key=self.cost)[:1]
+        return min((self.trim(r, limit) for r in lowered), key=self.cost, default=ranks)
 
     def enumerate_cost(self, best: Ranks, limit: float) -> Ranks:
         """Try all choices that can still beat `best`, if they are few: exact for a monotone cost."""

@@ -254,11 +254,11 @@ def spectrum(a: Tensor, *, tail2: float | None = None, norm2: float | None = Non
         flat = flat.conj() if flat.is_conj() else flat
         whole = energy(flat) if norm2 is None else float(norm2)
         single = a.dtype in (torch.float32, torch.complex64)
-        noise2 = gram_noise2(a.dtype, whole, precise=True)
-        if single or (tail2 is not None and tail2 >= 100 * noise2):
-            s2, vectors = gram_eigen(flat, precise=tail2 is None or tail2 < 1e-4 * whole)
-            if single and tail2 is not None and tail2 >= 1e-4 * whole:
-                noise2 = gram_noise2(a.dtype, whole, precise=False)
+        if single or (tail2 is not None and tail2 >= 100 * gram_noise2(a.dtype, whole, precise=True)):
+            rough = tail2 is not None and tail2 >= 100 * gram_noise2(a.dtype, whole, precise=False)
+            s2, vectors, noise2 = gram_eigen(flat, whole, precise=not rough)
+            if tail2 is not None and single and rough and tail2 < 100 * noise2:
+                s2, vectors, noise2 = gram_eigen(flat, whole, precise=True)
             vectors, driver = vectors.to(a.dtype), "gram"
         else:
             vectors, s, _ = safe_svd(triangle(flat.mT).mT)

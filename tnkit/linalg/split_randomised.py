@@ -252,7 +252,7 @@ class _Finder:
 
 def _eigen(y: Tensor) -> tuple[Tensor, Tensor]:
     """Squared singular values and left singular vectors of a small sketch, through the Gram matrix of its rows."""
-    return gram_eigen(y, precise=True)
+    return gram_eigen(y, 0.0, precise=True)[:2]
 
 
 def _leading(y: Tensor, k: int, cut: Cut) -> Tensor:

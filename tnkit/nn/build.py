@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
@@ -12,16 +14,31 @@ from tnkit.nn.report import LayerReport
 from tnkit.nn.surgery import n_bytes, n_params
 from tnkit.nn.timing import measure_ms
 
-__all__ = ["build", "layer_report", "with_twins"]
+__all__ = ["Built", "build", "layer_report", "with_twins"]
 
 
-def build(choice: Choice, row: int) -> tuple[Format, FactoredModule]:
-    """The format at one row of the grid, of the weight's shape, and the module made of it."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Built:
+    """A layer at a chosen rank.
+
+    Attributes:
+        row: of the grid.
+        format: of the weight's shape, float64.
+        module: made of it.
+    """
+
+    row: int
+    format: Format
+    module: FactoredModule
+
+
+def build(choice: Choice, row: int) -> Built:
+    """The format at one row of the grid, and the module made of it."""
     item = choice.item
     rank = tuple(int(r) for r in choice.grid.ranks[row])
-    fitted = item.spec.fit(choice.view, choice.weight, rank, choice.stats)
-    module = item.recipe.build(item.layer, item.spec, fitted, choice.stats)
-    return fitted.tensorized(choice.view.plan), module
+    fitted = item.spec.fit(choice.view, choice.weight, rank, choice.metric)
+    module = item.recipe.build(item.layer, item.spec, fitted, choice.metric)
+    return Built(row, fitted.tensorized(choice.view.plan), module)
 
 
 def with_twins(model: nn.Module, choice: Choice, module: FactoredModule) -> dict[str, nn.Module]:
@@ -48,9 +65,10 @@ def _twin_bias(other: nn.Module, layer: nn.Module, module: FactoredModule) -> nn
     return None if added is None or not bool(added.any()) else nn.Parameter(added)
 
 
-def layer_report(choice: Choice, row: int, module: FactoredModule | None, *, timed: bool = False) -> LayerReport:
-    """What the layer costs and loses at a row of the grid, or as it is where `module` is None."""
+def layer_report(choice: Choice, built: Built | None, *, timed: bool = False) -> LayerReport:
+    """What the layer costs and loses as it was built, or as it is where that is None."""
     item, layer = choice.item, choice.item.layer
+    module = None if built is None else built.module
     flops = choice.flops() if choice.seen is not None and choice.seen.shape else None
     ms_before, ms_after = _layer_ms(choice, module) if timed and module is not None else (None, None)
     now = layer if module is None else module
@@ -58,7 +76,7 @@ def layer_report(choice: Choice, row: int, module: FactoredModule | None, *, tim
         name=item.name,
         kind=type(layer).__name__,
         spec="" if module is None else type(item.spec).__name__,
-        rank=() if module is None else tuple(int(r) for r in choice.grid.ranks[row]),
+        rank=() if built is None else tuple(int(r) for r in choice.grid.ranks[built.row]),
         compressed=module is not None,
         reason="; ".join(_remarks(choice, module is None)),
         params_before=n_params(layer),
@@ -66,12 +84,20 @@ def layer_report(choice: Choice, row: int, module: FactoredModule | None, *, tim
         bytes_before=n_bytes(layer),
         bytes_after=n_bytes(now),
         flops_before=None if flops is None else flops[1],
-        flops_after=None if flops is None else flops[1] if module is None else int(flops[0][row]),
+        flops_after=None if flops is None else flops[1] if built is None else int(flops[0][built.row]),
         ms_before=ms_before,
         ms_after=ms_after,
-        rel_error=0.0 if module is None else float(choice.error[row]) ** 0.5,
-        weighted=choice.stats is not None,
+        rel_error=0.0 if built is None else _relative_error(choice, built),
+        weighted=choice.metric.inputs is not None,
     )
+
+
+def _relative_error(choice: Choice, built: Built) -> float:
+    """‖(W − Ŵ)G^½‖ / ‖WG^½‖ of what was built, whatever the fit gave weight to."""
+    weight = choice.weight.to(torch.float64)
+    wrong = choice.view.blocks(weight - built.format.to_dense().to(weight))
+    energy = choice.metric.energy(choice.view.blocks(weight))
+    return float((choice.metric.energy(wrong) / energy) ** 0.5) if energy > 0 else 0.0
 
 
 def _remarks(choice: Choice, dense: bool) -> list[str]:

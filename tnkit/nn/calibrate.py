@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -15,26 +15,11 @@ from torch import Tensor, nn
 
 from tnkit.errors import DataError
 from tnkit.nn.batches import attention_mask, evaluating, require_batches, run_batch
-from tnkit.nn.layers.recipe import Recipe
 from tnkit.nn.scope import Rules, find_scope
+from tnkit.nn.sensitivity import Sensitivity, Site
 from tnkit.nn.stats import InputStats
 
-__all__ = ["Calibration", "Seen", "Site", "calibrate", "collect"]
-
-
-@dataclass(frozen=True, slots=True)
-class Site:
-    """A layer to be watched.
-
-    Attributes:
-        layer: the module.
-        recipe: says what its rows are.
-        moments: whether the Gram matrix is wanted; the input's shape is noted in any case.
-    """
-
-    layer: nn.Module
-    recipe: Recipe
-    moments: bool = True
+__all__ = ["Calibration", "Seen", "calibrate", "collect"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,13 +28,15 @@ class Seen:
 
     Attributes:
         stats: moments of its rows, or None.
-        shape: of its first input.
+        shape: of its first input; () if not known.
         dtype: of its first input.
+        gradients: moments of the gradients of the model's outputs with respect to the layer's, or None.
     """
 
     stats: InputStats | None
     shape: tuple[int, ...]
     dtype: torch.dtype
+    gradients: InputStats | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,11 +47,13 @@ class Calibration:
         seen: by name.
         first_batch: kept for measurements.
         n_batches: how many there were.
+        note: why there are no gradients though they were asked for, or "".
     """
 
     seen: dict[str, Seen]
     first_batch: Any
     n_batches: int
+    note: str = ""
 
 
 @dataclass(slots=True)
@@ -130,7 +119,14 @@ class _Recorder:
         return {n: Seen(found[n].require_finite(n) if n in found else None, *what) for n, what in self.inputs.items()}
 
 
-def collect(model: nn.Module, sites: Mapping[str, Site], calib: Iterable[Any], who: str = "calibrate") -> Calibration:
+def collect(
+    model: nn.Module,
+    sites: Mapping[str, Site],
+    calib: Iterable[Any],
+    who: str = "calibrate",
+    *,
+    gradient_batches: int = 0,
+) -> Calibration:
     """Run the batches and record the sites.
 
     Args:
@@ -138,16 +134,19 @@ def collect(model: nn.Module, sites: Mapping[str, Site], calib: Iterable[Any], w
         sites: layers by name.
         calib: iterable of batches.
         who: the words for the caller in messages.
+        gradient_batches: on how many of the first batches gradients are taken as well; see `tnkit.nn.sensitivity`.
 
     Raises:
         OptionError: `calib` is no iterable of batches.
         DataError: no batch, a batch that the model does not take, or inputs with NaN or infinite values.
     """
-    recorder = _Recorder(sites)
+    recorder, feeling = _Recorder(sites), Sensitivity(model, sites)
     names = {id(site.layer): name for name, site in sites.items()}
     n_batches, first = 0, None
 
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if torch.is_grad_enabled():  # the pass for gradients
+            return
         x = next((a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), None)
         recorder.fold_dead()
         if x is not None and x.numel():
@@ -161,6 +160,8 @@ def collect(model: nn.Module, sites: Mapping[str, Site], calib: Iterable[Any], w
                 recorder.mask = attention_mask(batch)
                 run_batch(model, batch, who)
                 recorder.end_batch()
+                if n_batches < gradient_batches:
+                    feeling.add(batch, recorder.mask)
                 n_batches += 1
     finally:
         for handle in handles:
@@ -169,7 +170,9 @@ def collect(model: nn.Module, sites: Mapping[str, Site], calib: Iterable[Any], w
         raise DataError(
             f"{who}: calib holds no batch. Give at least one, or calib=None; an exhausted generator gives none."
         )
-    return Calibration(recorder.seen(), first, n_batches)
+    found = feeling.found()
+    seen = {name: replace(what, gradients=found.get(name)) for name, what in recorder.seen().items()}
+    return Calibration(seen, first, n_batches, feeling.note)
 
 
 def calibrate(model: nn.Module, calib: Iterable[Any], rules: Rules | None = None) -> dict[str, InputStats]:

@@ -11,7 +11,7 @@ from tnkit.errors import BudgetError, ShapeError
 from tnkit.nn.calibrate import Calibration, Seen
 from tnkit.nn.scope import Item
 from tnkit.nn.specs import Floats, Ints, RankGrid
-from tnkit.nn.stats import InputStats
+from tnkit.nn.stats import InputStats, Metric
 from tnkit.nn.surgery import n_params
 from tnkit.nn.views import WeightView
 
@@ -29,7 +29,9 @@ class Choice:
         dense_params: parameters of the layer as it is, bias included.
         extra: parameters beside the factors (the bias).
         seen: what calibration saw of its inputs, or None.
-        error: (K,) squared error of each rank as a share of the energy; empty until `with_errors`.
+        metric: in which the fit is best.
+        error: (K,) squared error of each rank as a share of `energy`; empty until `with_errors`.
+        energy: of the whole layer in the metric.
     """
 
     item: Item
@@ -38,7 +40,9 @@ class Choice:
     dense_params: int
     extra: int
     seen: Seen | None
+    metric: Metric
     error: Floats
+    energy: float
 
     @property
     def weight(self) -> Tensor:
@@ -51,11 +55,6 @@ class Choice:
     def params(self) -> Ints:
         """(K,) parameters of the layer at each rank, bias included."""
         return self.grid.n_params + self.extra
-
-    @property
-    def stats(self) -> InputStats | None:
-        """The moments that weigh the fit, or None."""
-        return None if self.seen is None or not self.item.spec.whiten else self.seen.stats
 
     def flops(self) -> tuple[Ints, int] | None:
         """FLOPs of each rank and of the dense layer on the first input that was seen; None where it is not known."""
@@ -102,7 +101,7 @@ def make_choice(item: Item) -> Choice:
     bias = getattr(item.layer, "bias", None)
     adds_bias = bool(getattr(item.spec, "centred", False)) and bias is None
     extra = view.plan.shape[0] if adds_bias else 0 if bias is None else bias.numel()
-    choice = Choice(item, view, item.spec.grid(view), n_params(item.layer), extra, None, np.empty(0))
+    choice = Choice(item, view, item.spec.grid(view), n_params(item.layer), extra, None, Metric(), np.empty(0), 0.0)
     least_cost(choice)
     return choice
 
@@ -141,18 +140,27 @@ def analysed(choice: Choice, calibration: Calibration | None) -> Choice:
     found = [calibration.seen[n] for n in (choice.item.name, *choice.item.tied) if n in calibration.seen]
     if not found:
         return with_errors(choice, None)
-    moments = [seen.stats for seen in found if seen.stats is not None]
-    stats = moments[0] if moments else None
-    for more in moments[1:]:
-        stats = more if stats is None else stats + more
-    return with_errors(choice, replace(found[0], stats=stats))
+    stats, gradients = _sum([seen.stats for seen in found]), _sum([seen.gradients for seen in found])
+    return with_errors(choice, replace(found[0], stats=stats, gradients=gradients))
+
+
+def _sum(parts: list[InputStats | None]) -> InputStats | None:
+    total = None
+    for part in parts:
+        if part is not None:
+            total = part if total is None else total + part
+    return total
 
 
 def with_errors(choice: Choice, seen: Seen | None) -> Choice:
-    """The choice with the error of each rank in the metric of what was seen."""
-    choice = replace(choice, seen=seen)
-    error, energy = choice.item.spec.errors(choice.view, choice.weight, choice.stats)
-    return replace(choice, error=error / energy if energy > 0 else np.zeros_like(error))
+    """The choice with its metric and the error of each rank in it."""
+    spec, view = choice.item.spec, choice.view
+    gradients = None if seen is None else seen.gradients
+    rows = None if gradients is None else gradients.gram / max(gradients.count, 1)
+    metric = Metric(None if seen is None else spec.inputs(seen.stats), rows)
+    error, energy = spec.errors(view, choice.weight, metric)
+    relative = error / energy if energy > 0 else np.zeros_like(error)
+    return replace(choice, seen=seen, metric=metric, error=relative, energy=energy)
 
 
 def require_fit(stats: InputStats, choice: Choice) -> InputStats:

@@ -17,7 +17,7 @@ from tnkit.errors import OptionError
 from tnkit.formats import Budget, Format, as_budget
 from tnkit.nn.batches import require_batches
 from tnkit.nn.build import build, layer_report
-from tnkit.nn.calibrate import Calibration, Seen, Site, collect
+from tnkit.nn.calibrate import Calibration, Seen, collect
 from tnkit.nn.choice import Choice, analysed, make_choice, require_fit, with_errors
 from tnkit.nn.layers.module import FactoredModule
 from tnkit.nn.layers.recipe import find_recipe, require_weight
@@ -25,12 +25,16 @@ from tnkit.nn.measure import Before, EvalFn, score_of
 from tnkit.nn.plan import Allocation, Plan, require_sizes
 from tnkit.nn.report import LayerReport, ModelReport
 from tnkit.nn.scope import Item, Rules, Scope, find_scope
+from tnkit.nn.sensitivity import Site
 from tnkit.nn.specs import LayerSpec
 from tnkit.nn.stats import InputStats
 from tnkit.nn.surgery import n_bytes, n_params, replaced, swap_
 from tnkit.tensorize import Tensorization
 
 __all__ = ["LayerResult", "compress", "compress_layer"]
+
+#: Gradients are taken on this many of the first batches.
+GRADIENT_BATCHES = 8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -97,8 +101,8 @@ def compress_layer(layer: nn.Module, spec: LayerSpec, gram: Tensor | InputStats 
     choice = with_errors(choice, None if stats is None else Seen(stats, (), torch.float64))
     row = choice.fixed_row()
     assert row is not None
-    fitted, module = build(choice, row)
-    return LayerResult(choice.view.plan, fitted, module, layer_report(choice, row, module), resolved)
+    built = build(choice, row)
+    return LayerResult(choice.view.plan, built.format, built.module, layer_report(choice, built), resolved)
 
 
 def compress(
@@ -110,6 +114,7 @@ def compress(
     inplace: bool = False,
     *,
     allocation: Allocation = "greedy",
+    sensitivity: bool = True,
     measure: bool = True,
 ) -> tuple[nn.Module, ModelReport]:
     """Compress the layers of a model under a budget.
@@ -128,6 +133,8 @@ def compress(
         eval_fn: the model's quality, higher is better; reported before and after, and needed for `max_drop`.
         inplace: change the model itself; it is changed at the very end, or not at all.
         allocation: "greedy" by gain per cost, or "uniform", the same share for each layer.
+        sensitivity: weigh errors by how much the model's outputs feel them, from gradients on the first batches (no
+            labels are needed). Not under `max_error`, which bounds unweighted errors.
         measure: time the layers and the model, and run the first batch for the error of the outputs.
 
     Returns:
@@ -156,7 +163,8 @@ def compress(
     scope = _checked_scope(model, budget, calib, rules, eval_fn, inplace, allocation)
     choices = tuple(make_choice(item) for item in scope.items)
     require_sizes(choices, budget)
-    calibration = None if calib is None else _calibrated(model, choices, calib)
+    felt = sensitivity and budget.max_error is None and all(c.item.spec.max_error is None for c in choices)
+    calibration = None if calib is None else _calibrated(model, choices, calib, GRADIENT_BATCHES if felt else 0)
     choices = tuple(analysed(choice, calibration) for choice in choices)
     score = None if eval_fn is None else score_of(eval_fn, model)
     timed = measure and calibration is not None
@@ -210,12 +218,12 @@ def _checked_scope(
     return scope
 
 
-def _calibrated(model: nn.Module, choices: tuple[Choice, ...], calib: Iterable[Any]) -> Calibration:
+def _calibrated(model: nn.Module, choices: tuple[Choice, ...], calib: Iterable[Any], gradients: int) -> Calibration:
     sites: dict[str, Site] = {}
     for choice in choices:
         for name in (choice.item.name, *choice.item.tied):
             sites[name] = Site(model.get_submodule(name), choice.item.recipe, choice.item.spec.whiten)
-    return collect(model, sites, calib, "compress")
+    return collect(model, sites, calib, "compress", gradient_batches=gradients)
 
 
 def _notes(choices: tuple[Choice, ...], calibration: Calibration | None) -> list[str]:
@@ -223,7 +231,10 @@ def _notes(choices: tuple[Choice, ...], calibration: Calibration | None) -> list
         return ["no calibration data: the weights alone were fitted; calib= gives far better models at equal size"]
     missed = [c.item.name for c in choices if c.seen is None]
     names = ", ".join(missed[:5]) + (" …" if len(missed) > 5 else "")
-    return [f"no batch called {len(missed)} layer(s) as modules, so their fit is unweighted: {names}"] if missed else []
+    found = (
+        [f"no batch called {len(missed)} layer(s) as modules, so their fit is unweighted: {names}"] if missed else []
+    )
+    return [*found, calibration.note] if calibration.note else found
 
 
 def _left_report(model: nn.Module, name: str, reason: str) -> LayerReport:

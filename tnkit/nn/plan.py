@@ -130,16 +130,16 @@ class Plan:
         layers: dict[str, nn.Module] = {}
         reports: list[LayerReport] = []
         for choice, row in zip(self.choices, self.rows(share), strict=True):
-            module = None if row < 0 else build(choice, row)[1]
-            report = layer_report(choice, row, module, timed=self.timed or guard)
+            built = None if row < 0 else build(choice, row)
+            report = layer_report(choice, built, timed=self.timed or guard)
             if guard and report.ms_before is not None and report.ms_after is not None:
                 if report.ms_after >= report.ms_before:
                     why = f"not measured faster ({report.ms_before:.3g} -> {report.ms_after:.3g} ms)"
-                    module, report = None, replace(layer_report(choice, row, None), reason=why)
-            elif module is not None and n_params(module) >= choice.dense_params:
-                module, report = None, layer_report(choice, row, None)
-            if module is not None:
-                layers.update(with_twins(self.model, choice, module))
+                    built, report = None, replace(layer_report(choice, None), reason=why)
+            elif built is not None and n_params(built.module) >= choice.dense_params:
+                built, report = None, layer_report(choice, None)
+            if built is not None:
+                layers.update(with_twins(self.model, choice, built.module))
             reports.append(report)
         return Outcome(layers, tuple(reports))
 
@@ -173,8 +173,17 @@ class Plan:
                     f"compress: {choice.item.spec!r} on layer {choice.item.name!r} has a relative error of "
                     f"{float(choice.error[row]) ** 0.5:.4g}, above Budget(max_error={limit}). Loosen one of them."
                 )
-            ladders.append(Ladder.of(cost, choice.error, dense, limit, row))
+            ladder = Ladder.of(cost, choice.error, dense, limit, row)
+            ladders.append(replace(ladder, error=ladder.error * self._importance(choice)))
         return ladders
+
+    def _importance(self, choice: Choice) -> float:
+        """What an error of the whole layer costs: its energy where gradients make these comparable, otherwise 1."""
+        known = [c.energy for c in self.choices if c.metric.outputs is not None and c.metric.inputs is not None]
+        if not known:
+            return 1.0
+        comparable = choice.metric.outputs is not None and choice.metric.inputs is not None
+        return choice.energy if comparable else float(np.median(known))
 
     def _spend_jointly(self, resources: list[Resource]) -> list[int]:
         """Several limits at once: the sum of the used shares is the cost, as much of it as keeps every limit."""

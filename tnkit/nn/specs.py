@@ -22,9 +22,9 @@ from torch import Tensor
 from tnkit.errors import OptionError, RankError
 from tnkit.formats import Format, LowRank, Network
 from tnkit.nn.conv_tucker import ConvTucker
-from tnkit.nn.stats import InputStats
+from tnkit.nn.stats import InputStats, Metric
 from tnkit.nn.views import WeightView
-from tnkit.nn.weighted import WeightedBasis, weighted_basis
+from tnkit.nn.weighted import RowMetric, WeightedBasis, weighted_basis
 from tnkit.registry import Registry
 
 __all__ = ["LAYER_SPECS", "ChannelSVD", "Execution", "LayerSpec", "LowRankLayer", "RankGrid", "Tucker2"]
@@ -124,12 +124,16 @@ class LayerSpec(abc.ABC):
         """Every admissible rank and its cost; the shape alone decides."""
 
     @abc.abstractmethod
-    def errors(self, view: WeightView, weight: Tensor, stats: InputStats | None) -> tuple[Floats, float]:
-        """(K,) squared error of each rank of the grid, and the energy they are relative to, in the inputs' metric."""
+    def errors(self, view: WeightView, weight: Tensor, metric: Metric) -> tuple[Floats, float]:
+        """(K,) squared error of each rank of the grid, and the energy they are relative to, in the metric."""
 
     @abc.abstractmethod
-    def fit(self, view: WeightView, weight: Tensor, rank: tuple[int, ...], stats: InputStats | None) -> Format:
+    def fit(self, view: WeightView, weight: Tensor, rank: tuple[int, ...], metric: Metric) -> Format:
         """The format at `rank`; float64."""
+
+    def inputs(self, stats: InputStats | None) -> InputStats | None:
+        """The moments of the inputs that the fit uses, of those that were seen."""
+        return stats if self.whiten else None
 
     def is_free(self) -> bool:
         """Whether the rank is left to a budget."""
@@ -169,30 +173,27 @@ class _MatrixSpec(LayerSpec):
         cost = view.groups * (r * (m + n - r) if self.pivoted else r * (m + n))
         return RankGrid(r[:, None], cost, np.zeros_like(cost), cost)
 
-    def errors(self, view: WeightView, weight: Tensor, stats: InputStats | None) -> tuple[Floats, float]:
+    def errors(self, view: WeightView, weight: Tensor, metric: Metric) -> tuple[Floats, float]:
         """Σ of the dropped S_i², over all groups."""
         energy: Tensor | float = 0.0
-        for basis in self.bases(view, weight, stats):
+        for basis in self.bases(view, weight, metric):
             energy = basis.s.square() + energy
         assert isinstance(energy, Tensor)
         tail = energy.flip(0).cumsum(0).flip(0)
         return np.append(tail[1:].cpu().numpy(), 0.0), float(tail[0])
 
-    def fit(self, view: WeightView, weight: Tensor, rank: tuple[int, ...], stats: InputStats | None) -> Format:
+    def fit(self, view: WeightView, weight: Tensor, rank: tuple[int, ...], metric: Metric) -> Format:
         """A LowRank, or for several groups the network "gor,gri->goi"."""
-        factors = [basis.factors(rank[0]) for basis in self.bases(view, weight, stats)]
+        factors = [basis.factors(rank[0]) for basis in self.bases(view, weight, metric)]
         if view.groups == 1:
             return LowRank(*factors[0])
         left, right = (torch.stack(parts) for parts in zip(*factors, strict=True))
         return Network.from_equation("gor,gri->goi", (left, right))
 
-    def bases(self, view: WeightView, weight: Tensor, stats: InputStats | None) -> list[WeightedBasis]:
+    def bases(self, view: WeightView, weight: Tensor, metric: Metric) -> list[WeightedBasis]:
         """The analysis of each group's matrix."""
-        grams = [None] * view.groups if stats is None or not self.whiten else list(self._metric(stats).gram)
-        return [weighted_basis(block, gram) for block, gram in zip(view.blocks(weight), grams, strict=True)]
-
-    def _metric(self, stats: InputStats) -> InputStats:
-        return stats
+        blocks = enumerate(view.blocks(weight))
+        return [weighted_basis(block, metric.gram(k), metric.rows(k)) for k, block in blocks]
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -216,7 +217,10 @@ class LowRankLayer(_MatrixSpec):
 
     name: ClassVar[str] = "lowrank"
 
-    def _metric(self, stats: InputStats) -> InputStats:
+    def inputs(self, stats: InputStats | None) -> InputStats | None:
+        """The moments of the inputs that the fit uses; centred ones if asked for."""
+        if stats is None or not self.whiten:
+            return None
         return stats.centred() if self.centred and stats.count else stats
 
 
@@ -273,10 +277,10 @@ class Tucker2(LayerSpec):
         at_input = first if k > 1 else np.zeros_like(first)  # a 1×1 kernel has its stride on the first factor
         return RankGrid(np.stack([r_out, r_in], axis=1), first + rest, at_input, first + rest - at_input)
 
-    def errors(self, view: WeightView, weight: Tensor, stats: InputStats | None) -> tuple[Floats, float]:
+    def errors(self, view: WeightView, weight: Tensor, metric: Metric) -> tuple[Floats, float]:
         """The truncated HOSVD's error, from which HOOI only improves."""
         total, energy = None, 0.0
-        for tucker in self._analyses(view, weight, stats):
+        for tucker, _ in self._analyses(view, weight, metric):
             error = tucker.errors()
             total = error if total is None else total + error
             energy += float(tucker.coords.square().sum())
@@ -285,17 +289,23 @@ class Tucker2(LayerSpec):
         column = np.minimum(ranks[:, 1], total.shape[1]) - 1
         return total.cpu().numpy()[ranks[:, 0] - 1, column], energy
 
-    def fit(self, view: WeightView, weight: Tensor, rank: tuple[int, ...], stats: InputStats | None) -> Format:
+    def fit(self, view: WeightView, weight: Tensor, rank: tuple[int, ...], metric: Metric) -> Format:
         """The network "ack,oa,ci->oik" (core, output factor, input factor), with a label g where there are groups."""
-        parts = [t.factors((rank[0], rank[1])) for t in self._analyses(view, weight, stats)]
+        parts = []
+        for tucker, rows in self._analyses(view, weight, metric):
+            core, u, v = tucker.factors((rank[0], rank[1]))
+            parts.append((core, rows.undo(u), v))
         if view.groups == 1:
             return Network.from_equation("ack,oa,ci->oik", parts[0])
         stacked = tuple(torch.stack(p) for p in zip(*parts, strict=True))
         return Network.from_equation("gack,goa,gci->goik", stacked)
 
-    def _analyses(self, view: WeightView, weight: Tensor, stats: InputStats | None) -> list[ConvTucker]:
-        grams = [None] * view.groups if stats is None or not self.whiten else list(stats.gram)
-        return [ConvTucker.of(block, gram) for block, gram in zip(view.blocks(weight), grams, strict=True)]
+    def _analyses(self, view: WeightView, weight: Tensor, metric: Metric) -> list[tuple[ConvTucker, RowMetric]]:
+        found = []
+        for k, block in enumerate(view.blocks(weight.detach().to(torch.float64))):
+            rows = RowMetric.of(metric.rows(k), block)
+            found.append((ConvTucker.of(rows.apply(block), metric.gram(k)), rows))
+        return found
 
 
 for _spec in (LowRankLayer, ChannelSVD, Tucker2):

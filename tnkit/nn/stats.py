@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tnkit.errors import DataError, ShapeError
 
-__all__ = ["InputStats"]
+__all__ = ["InputStats", "Metric"]
 
 #: Gram matrices of four times this width or more are computed in blocks.
 BLOCK = 128
@@ -94,6 +94,37 @@ class InputStats:
                 "Check the calibration batches and the model's own outputs on them."
             )
         return self
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Metric:
+    """In what sense a fit is best: errors as the inputs show them, weighed by how much the model's outputs feel them.
+
+    Attributes:
+        inputs: moments of the layer's inputs; None for the identity.
+        outputs: (g, m, m) mean outer product of the gradients of the model's outputs with respect to the layer's; None
+            for the identity.
+    """
+
+    inputs: InputStats | None = None
+    outputs: Tensor | None = None
+
+    def gram(self, group: int) -> Tensor | None:
+        """(n, n) of one group."""
+        return None if self.inputs is None else self.inputs.gram[group]
+
+    def rows(self, group: int) -> Tensor | None:
+        """(m, m) of one group."""
+        return None if self.outputs is None else self.outputs[group]
+
+    def energy(self, blocks: Tensor) -> float:
+        """‖W G^½‖² of (g, m, n) matrices or (g, o, i, k) kernels, over all groups; the outputs do not enter."""
+        w = blocks.detach().to(torch.float64)
+        if self.inputs is None:
+            return float(w.square().sum())
+        gram = self.inputs.gram.to(w)
+        seen = torch.einsum("goi...,gij->goj...", w, gram)
+        return max(float((seen * w).sum()), 0.0)
 
 
 def _gram(x: Tensor) -> Tensor:

@@ -17,10 +17,11 @@ from torch import Tensor
 
 from tnkit.errors import DataError, DTypeError, RankError, ShapeError
 
-__all__ = ["WeightedBasis", "weighted_basis", "weighted_lowrank"]
+__all__ = ["RowMetric", "WeightedBasis", "weighted_basis", "weighted_lowrank"]
 
-#: Rows whose weight is below this share of the largest are raised to it, so that F^-½ stays bounded.
+#: Row weights below this share of the largest are raised to it, so that F^-½ stays bounded: for a vector, a matrix.
 ROW_FLOOR = 1e-6
+MATRIX_FLOOR = 1e-4
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,21 +31,72 @@ class WeightedBasis:
     Attributes:
         u: (m, k) orthonormal columns in float64, k = min(m, n).
         s: (k,) singular values of F^½ W G^½, descending, float64; 0 for directions that the metric does not see.
-        root: (m,) F^½, or None where all rows weigh the same.
+        rows: F^½ and F^-½.
         weight: (m, n) W in float64.
     """
 
     u: Tensor
     s: Tensor
-    root: Tensor | None
+    rows: RowMetric
     weight: Tensor
 
     def factors(self, rank: int) -> tuple[Tensor, Tensor]:
         """B = F^-½ U_r (m, r) and A = U_rᵀ F^½ W (r, n), float64."""
         u = self.u[:, :rank]
-        left = u if self.root is None else u / self.root[:, None]
-        right = u.mT @ (self.weight if self.root is None else self.root[:, None] * self.weight)
-        return left, right
+        return self.rows.undo(u), u.mT @ self.rows.apply(self.weight)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RowMetric:
+    """F^½ and its inverse, as diagonals (m,) or matrices (m, m); None for the identity.
+
+    Attributes:
+        root: F^½.
+        inverse: F^-½.
+    """
+
+    root: Tensor | None = None
+    inverse: Tensor | None = None
+
+    @staticmethod
+    def of(row_weight: Tensor | None, like: Tensor) -> RowMetric:
+        """From F, a vector of weights or a positive semidefinite matrix, in dtype and device of `like`.
+
+        Raises:
+            DataError: a vector with negative weights.
+        """
+        if row_weight is None:
+            return RowMetric()
+        f = row_weight.detach().to(like)
+        if f.ndim == 1:
+            if bool((f < 0).any()):
+                raise DataError(
+                    "weighted low rank: row_weight holds negative values; Fisher information is never negative."
+                )
+            root = _floored(f, ROW_FLOOR).sqrt()
+            return RowMetric(root, 1.0 / root)
+        energy, vectors = torch.linalg.eigh(f)
+        root = _floored(energy, MATRIX_FLOOR).sqrt()
+        return RowMetric((vectors * root) @ vectors.mT, (vectors / root) @ vectors.mT)
+
+    def apply(self, x: Tensor) -> Tensor:
+        """F^½ x for x of shape (m, …)."""
+        return _times(self.root, x)
+
+    def undo(self, x: Tensor) -> Tensor:
+        """F^-½ x for x of shape (m, …)."""
+        return _times(self.inverse, x)
+
+
+def _times(root: Tensor | None, x: Tensor) -> Tensor:
+    if root is None:
+        return x
+    return (root[:, None] * x.flatten(1) if root.ndim == 1 else root @ x.flatten(1)).reshape(x.shape)
+
+
+def _floored(f: Tensor, share: float) -> Tensor:
+    top = f.max()
+    return torch.ones_like(f) if float(top) <= 0.0 else f.clamp_min(share * float(top))
 
 
 def weighted_basis(weight: Tensor, gram: Tensor | None = None, row_weight: Tensor | None = None) -> WeightedBasis:
@@ -53,7 +105,7 @@ def weighted_basis(weight: Tensor, gram: Tensor | None = None, row_weight: Tenso
     Args:
         weight: (m, n) matrix W, any real dtype.
         gram: (n, n) G = XᵀX of the inputs, or (n,) its diagonal; None for the identity.
-        row_weight: (m,) non-negative weights F of the rows; None for ones.
+        row_weight: (m,) non-negative weights F of the rows, or (m, m) a positive semidefinite F; None for ones.
 
     Raises:
         ShapeError: shapes that do not fit together.
@@ -64,13 +116,13 @@ def weighted_basis(weight: Tensor, gram: Tensor | None = None, row_weight: Tenso
         O(mn·min(m, n)) and an eigendecomposition of G where m > n; float64 throughout.
     """
     w = _checked(weight, gram, row_weight)
-    root = _row_root(row_weight, w)
-    scaled = w if root is None else root[:, None] * w  # F^½ W, (m, n)
+    rows = RowMetric.of(row_weight, w)
+    scaled = rows.apply(w)  # F^½ W, (m, n)
     if gram is None:
         u, s, _ = torch.linalg.svd(scaled, full_matrices=False)
-        return WeightedBasis(u, s, root, w)
+        return WeightedBasis(u, s, rows, w)
     u, s = _seen_directions(scaled, gram.detach().to(w))
-    return WeightedBasis(*_completed(u, s, scaled), root, w)
+    return WeightedBasis(*_completed(u, s, scaled), rows, w)
 
 
 def weighted_lowrank(
@@ -84,7 +136,7 @@ def weighted_lowrank(
         weight: (m, n) matrix W.
         rank: 1 … min(m, n).
         gram: (n, n) XᵀX of the inputs, (n,) its diagonal, or None for plain SVD.
-        row_weight: (m,) weights of the rows (Fisher information), or None.
+        row_weight: F, (m,) weights of the rows (Fisher information) or (m, m) for a full metric, or None.
 
     Returns:
         (B, A, spectrum): B (m, rank) and A (rank, n) in the dtype of `weight`; spectrum (min(m, n),) in float64.
@@ -125,22 +177,14 @@ def _checked(weight: Tensor, gram: Tensor | None, row_weight: Tensor | None) -> 
         raise ShapeError(
             f"gram of shape {tuple(gram.shape)} does not fit {n} inputs. Give ({n}, {n}), or ({n},) for a diagonal."
         )
-    if row_weight is not None and tuple(row_weight.shape) != (m,):
-        raise ShapeError(f"row_weight of shape {tuple(row_weight.shape)} does not fit {m} rows. Give ({m},).")
+    if row_weight is not None and tuple(row_weight.shape) not in ((m,), (m, m)):
+        raise ShapeError(
+            f"row_weight of shape {tuple(row_weight.shape)} does not fit {m} rows. Give ({m},) or ({m}, {m})."
+        )
     for name, value in (("weight", weight), ("gram", gram), ("row_weight", row_weight)):
         if value is not None and not bool(torch.isfinite(value).all()):
             raise DataError(f"weighted low rank: {name} holds NaN or infinite values. Repair them before compressing.")
     return weight.detach().to(torch.float64)
-
-
-def _row_root(row_weight: Tensor | None, like: Tensor) -> Tensor | None:
-    if row_weight is None:
-        return None
-    f = row_weight.detach().to(like)
-    if bool((f < 0).any()):
-        raise DataError("weighted low rank: row_weight holds negative values. Fisher information is never negative.")
-    top = f.max()
-    return torch.ones_like(f) if float(top) == 0.0 else f.clamp_min(ROW_FLOOR * top).sqrt()
 
 
 def _seen_directions(scaled: Tensor, gram: Tensor) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,7 @@ from tnkit.nn.layers.module import FactoredModule, bucket, parameter
 from tnkit.nn.layers.recipe import Recipe
 from tnkit.nn.pivot import pivot_rows
 from tnkit.nn.specs import ChannelSVD, Execution, LayerSpec, Tucker2
-from tnkit.nn.stats import InputStats
+from tnkit.nn.stats import Metric
 from tnkit.nn.views import WeightView, conv_matrix_view, conv_tensor_view
 from tnkit.registry import LAYERS
 
@@ -239,9 +239,19 @@ def _stages(scheme: Scheme, kernel_size: Pair) -> tuple[ConvStage, ...]:
     return ConvStage("first", pointwise), ConvStage("core", not pointwise), ConvStage("last", False)
 
 
+def _pixels(x: Tensor, groups: int) -> Tensor:
+    """The channels of each pixel, (g, N, channels / g)."""
+    width = x.shape[-3] // groups
+    return x.reshape(-1, groups, width, prod(x.shape[-2:])).permute(1, 0, 3, 2).reshape(groups, -1, width)
+
+
 class _ConvRecipe(Recipe):
     dense = nn.Conv2d
     module = FactoredConv2d
+
+    def output_rows(self, layer: Any, y: Tensor, mask: Tensor | None) -> Tensor:
+        """The channels of each pixel."""
+        return _pixels(y, layer.groups)
 
     def positions(self, layer: Any, shape: tuple[int, ...] | None) -> tuple[int, int] | None:
         """Pixels of the input and of the output, over all images."""
@@ -307,11 +317,9 @@ class Conv2dTucker2(_ConvRecipe):
 
     def rows(self, layer: Any, x: Tensor, mask: Tensor | None) -> Iterator[Tensor]:
         """The channels of each pixel."""
-        g, channels = layer.groups, x.shape[-3]
-        pixels = x.reshape(-1, g, channels // g, prod(x.shape[-2:]))
-        yield pixels.permute(1, 0, 3, 2).reshape(g, -1, channels // g)
+        yield _pixels(x, layer.groups)
 
-    def build(self, layer: Any, spec: Tucker2, fitted: Format, stats: InputStats | None) -> FactoredModule:
+    def build(self, layer: Any, spec: Tucker2, fitted: Format, metric: Metric) -> FactoredModule:
         """Core, output factor and input factor as kernels."""
         g, weight = layer.groups, layer.weight
         core, u, v = (t.reshape(g, *t.shape[-n:]) for t, n in zip(fitted.tensors(), (3, 2, 2), strict=True))
@@ -357,7 +365,7 @@ class Conv2dChannelSVD(_ConvRecipe):
             patches = F.unfold(padded, options.kernel_size, options.dilation, 0, options.stride)
             yield patches.unflatten(1, (g, n)).permute(1, 0, 3, 2).reshape(g, -1, n)
 
-    def build(self, layer: Any, spec: ChannelSVD, fitted: Format, stats: InputStats | None) -> FactoredModule:
+    def build(self, layer: Any, spec: ChannelSVD, fitted: Format, metric: Metric) -> FactoredModule:
         """Right factor as the k×k kernel, left factor as the 1×1; with pivots, only the other rows of it."""
         g, weight = layer.groups, layer.weight
         left, right = (t.reshape(g, *t.shape[-2:]) for t in fitted.tensors())

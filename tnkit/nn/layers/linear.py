@@ -18,7 +18,7 @@ from tnkit.nn.layers.module import FactoredModule, bucket, parameter
 from tnkit.nn.layers.recipe import Recipe
 from tnkit.nn.pivot import pivot_rows
 from tnkit.nn.specs import Execution, LayerSpec, LowRankLayer
-from tnkit.nn.stats import InputStats
+from tnkit.nn.stats import InputStats, Metric
 from tnkit.nn.views import WeightView, matrix_view
 from tnkit.registry import LAYERS
 
@@ -155,18 +155,22 @@ class LinearLowRank(Recipe):
         kept = x[mask] if mask is not None and mask.shape == x.shape[:-1] else x
         yield kept.reshape(1, -1, x.shape[-1])
 
+    def output_rows(self, layer: nn.Linear, y: Tensor, mask: Tensor | None) -> Tensor:
+        """The output's last axis; masked positions are left out."""
+        return next(self.rows(layer, y, mask))
+
     def positions(self, layer: nn.Linear, shape: tuple[int, ...] | None) -> tuple[int, int] | None:
         """The number of rows; 1 where no input is known."""
         rows = 1 if shape is None else prod(shape[:-1])
         return rows, rows
 
-    def build(self, layer: nn.Linear, spec: LowRankLayer, fitted: Format, stats: InputStats | None) -> FactoredModule:
+    def build(self, layer: nn.Linear, spec: LowRankLayer, fitted: Format, metric: Metric) -> FactoredModule:
         """Two factors, or pivots on the smaller side."""
         left, right = fitted.tensors()
         weight, rank = layer.weight, left.shape[1]
         m, n = weight.shape
         pivots: Pivots = "none" if not spec.pivoted else "rows" if m <= n else "columns"
-        extra = _centred_bias(layer, spec, left, right, stats)
+        extra = _centred_bias(layer, spec, left, right, metric.inputs)
         module = FactoredLinear(n, m, rank, bias=False, pivots=pivots, execution=spec.execution, dtype=weight.dtype)
         if pivots == "rows":
             rows, others, c = pivot_rows(left)

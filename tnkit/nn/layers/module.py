@@ -65,11 +65,11 @@ class FactoredModule(nn.Module, abc.ABC):
     def sample_size(self, x: Tensor) -> tuple[int, ...]:
         """What of the input's shape decides which execution is faster."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The layer's output."""
-        if self.execution == "factored" or (self.execution == "auto" and self._factored_is_faster(x)):
-            return self.forward_factored(x)
-        return self.forward_materialized(x)
+    def forward(self, input: Tensor) -> Tensor:
+        """The layer's output; the argument has the name that torch's own layers give it."""
+        if self.execution == "factored" or (self.execution == "auto" and self._factored_is_faster(input)):
+            return self.forward_factored(input)
+        return self.forward_materialized(input)
 
     def _factored_is_faster(self, x: Tensor) -> bool:
         if (

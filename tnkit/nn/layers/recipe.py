@@ -1,7 +1,7 @@
 """Recipe: what joins a type of layer to a specification. A new layer type is one new file here and one registration.
 
-A recipe says how the weight becomes a tensor (`view`), which rows it multiplies (`rows`, for calibration), how the
-fitted format becomes a module (`build`) and the way back (`restore`).
+A recipe says how the weight becomes a tensor (`view`), which rows it multiplies (`rows`) and gives (`output_rows`),
+for calibration, how the fitted format becomes a module (`build`) and the way back (`restore`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tnkit.errors import DataError, DTypeError, OptionError
 from tnkit.formats import Format
 from tnkit.nn.layers.module import FactoredModule
 from tnkit.nn.specs import LayerSpec
-from tnkit.nn.stats import InputStats
+from tnkit.nn.stats import Metric
 from tnkit.nn.views import WeightView
 from tnkit.registry import LAYERS
 
@@ -60,11 +60,15 @@ class Recipe(abc.ABC):
         """The rows (g, N, n) that the metric is made of, in pieces of bounded size."""
 
     @abc.abstractmethod
+    def output_rows(self, layer: Any, y: Tensor, mask: Tensor | None) -> Tensor:
+        """The rows (g, N, m) of an output, or of a gradient with respect to it."""
+
+    @abc.abstractmethod
     def positions(self, layer: Any, shape: tuple[int, ...] | None) -> tuple[int, int] | None:
         """(input positions, output positions) at which factors apply for an input of `shape`; None if not known."""
 
     @abc.abstractmethod
-    def build(self, layer: Any, spec: Any, fitted: Format, stats: InputStats | None) -> FactoredModule:
+    def build(self, layer: Any, spec: Any, fitted: Format, metric: Metric) -> FactoredModule:
         """The module for a fitted format; `layer` is not changed and shares nothing with it."""
 
     @abc.abstractmethod

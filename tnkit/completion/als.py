@@ -1,0 +1,384 @@
+"""Alternating least squares on the observed entries, for any topology, with held-out validation and rank growth.
+
+For one node after the other, each row of its unfolding is a small least-squares problem over the entries in that row
+(`tnkit.completion.rows`). A start anneals: κ falls from a value at which a sweep is a power iteration on the array with
+zeros where nothing is known (the spectral start) to the noise level that the residual tells. Part of the entries is held
+out; ranks grow while the error there falls, and the best is fitted to everything at the end.
+
+References: Grasedyck, Kluge, Krämer 2015, doi:10.1137/130942401 (tensor trains); Zhou, Wilkinson, Schreiber, Pan 2008,
+doi:10.1007/978-3-540-68880-8_32 (ridge by the number of samples); Steinlechner 2016, doi:10.1137/15M1010506 (ranks grown
+by a control set).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from math import inf, prod
+from time import monotonic
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from tnkit.arrays import machine_eps
+from tnkit.completion.base import CompletionFit, CompletionMethod, CompletionProblem, register
+from tnkit.completion.entrywise import Entrywise
+from tnkit.completion.holdout import split
+from tnkit.completion.observations import Observations
+from tnkit.completion.rows import Data
+from tnkit.completion.sweep import Tensors, balanced, grown, sweep
+from tnkit.formats import Layout, random_tensors
+from tnkit.solvers import CONVERGED, INTERRUPTED, MAX_STEPS, REACHED, TIME_LIMIT, Control, Status, StepInfo, iterate
+
+__all__ = ["CompletionALS"]
+
+#: Multiplications of one sweep below which more starts are always tried.
+CHEAP = 3e7
+RATE = 0.8
+
+
+@register
+@dataclass(frozen=True, slots=True)
+class CompletionALS(CompletionMethod):
+    """Alternating least squares on the observed entries only.
+
+    Attributes:
+        max_steps: sweeps of one fit at the most.
+        tol: a fit ends when the error has fallen by less than this, relative to itself, over `patience` sweeps.
+        patience: over how many sweeps.
+        holdout: share of the observed entries that is held out; 0 for none (a rank must then be given).
+        ridge: how strongly rows with few entries are drawn to zero while the residual is large; 1 is the noise that the
+            residual tells.
+        starts: random starts at the most, where one has stalled.
+        gain: ranks grow while the held-out error falls by this share.
+        max_rank: no bond grows beyond this when ranks are chosen; None for no limit but the number of entries.
+
+    Example:
+        >>> import numpy as np
+        >>> from tnkit.completion import complete
+        >>> x = np.outer(np.arange(1.0, 21.0), np.arange(1.0, 16.0))
+        >>> mask = np.random.default_rng(0).random(x.shape) < 0.4
+        >>> done = complete(x, "tt", mask=mask, rank=1, method=CompletionALS(max_steps=50))
+        >>> bool(np.abs(done.filled - x).max() < 1e-6)
+        True
+    """
+
+    max_steps: int = 200
+    tol: float = 1e-3
+    patience: int = 6
+    holdout: float = 0.1
+    ridge: float = 1.0
+    starts: int = 5
+    gain: float = 0.02
+    max_rank: int | None = None
+    name: ClassVar[str] = "als"
+    summary: ClassVar[str] = "least squares for one node after the other on the observed entries; any format"
+
+    def fit(self, problem: CompletionProblem) -> CompletionFit:
+        """See the class."""
+        assert problem.layout is not None
+        obs = problem.observations
+        scale = _rms(obs.values, obs.weights)
+        if scale == 0:
+            ranks = problem.ranks or (1,) * len(problem.layout.bonds)
+            zeros = tuple(obs.values.new_zeros(shape) for shape in problem.layout.shapes(ranks))
+            return CompletionFit(zeros, None, 0.0, 0.0, CONVERGED)
+        run = _Run(self, problem, scale)
+        try:
+            run.search()
+            run.refit()
+        except KeyboardInterrupt:
+            run.stopped = INTERRUPTED
+        return run.result()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Trial:
+    """A network with its errors: relative to the norm of the entries they are over."""
+
+    ranks: tuple[int, ...]
+    tensors: Tensors
+    heldout: float
+    train: float
+    settled: bool = True
+
+
+@dataclass(slots=True, eq=False)
+class _Part:
+    """Some of the entries with the network at them."""
+
+    net: Entrywise
+    data: Data
+    norm2: float
+
+    @staticmethod
+    def of(obs: Observations, layout: Layout, scale: float) -> _Part:
+        rows = layout.inner_plan.positions(obs.indices)
+        root = None if obs.weights is None else obs.weights.sqrt()
+        data = Data(obs.values / scale, root)
+        net = Entrywise.of(layout.topology, layout.sizes, rows)
+        return _Part(net, data, float(data.weighted.abs().square().sum()))
+
+    def error(self, tensors: Tensors) -> float:
+        """Relative error at the entries."""
+        r = self.data.values - self.net.values(tensors)
+        r = r if self.data.root_weight is None else r * self.data.root_weight
+        return (float(r.abs().square().sum()) / self.norm2) ** 0.5 if self.norm2 > 0 else 0.0
+
+
+@dataclass(slots=True, eq=False)
+class _Run:
+    """One completion in progress: what is best so far survives an interruption."""
+
+    method: CompletionALS
+    problem: CompletionProblem
+    scale: float
+    train: _Part = field(init=False)
+    held: _Part | None = field(init=False, default=None)
+    layout: Layout = field(init=False)
+    best: _Trial | None = field(init=False, default=None)
+    final: Tensors | None = field(init=False, default=None)
+    final_train: float | None = field(init=False, default=None)
+    stopped: Status | None = field(init=False, default=None)
+    status: Status = field(init=False, default=CONVERGED)
+    history: list[StepInfo] = field(init=False, default_factory=list)
+    begun: float = field(init=False, default_factory=monotonic)
+
+    def __post_init__(self) -> None:
+        assert self.problem.layout is not None
+        self.layout = self.problem.layout
+        obs = self.problem.observations
+        held = split(obs, self.method.holdout, self.problem.rng)
+        if held is None:
+            self.train = _Part.of(obs, self.layout, self.scale)
+        else:
+            self.train = _Part.of(obs.take(~held), self.layout, self.scale)
+            self.held = _Part.of(obs.take(held), self.layout, self.scale)
+
+    # --- what is enough -------------------------------------------------------------------------------------------------
+
+    @property
+    def exact(self) -> float:
+        """The error at which entries count as met exactly."""
+        return 1e-10 if machine_eps(self.problem.observations.values.dtype) < 1e-12 else 1e-5
+
+    def work(self, ranks: tuple[int, ...]) -> float:
+        """Multiplications of a sweep, roughly."""
+        sizes = self.layout.label_sizes(ranks)
+        topology = self.layout.topology
+        unknowns = [
+            prod(sizes[label] for label in topology.inputs[k] if label not in topology.output)
+            for k in topology.parameters
+        ]
+        return float(self.train.net.n) * sum(m * m for m in unknowns)
+
+    # --- fits -----------------------------------------------------------------------------------------------------------
+
+    def fit(self, start: Tensors, part: _Part, *, anneal: float, level: float, steps: int, refit: bool = False) -> _Trial:
+        """Sweeps from a start until the error has settled.
+
+        Args:
+            start: the first network.
+            part: the entries to fit.
+            anneal: κ at the start, beside what the residual tells; it falls by RATE a sweep.
+            level: the squared residual at the start.
+            steps: sweeps at the most.
+            refit: whether the error that counts is that of the fit itself.
+        """
+        held = None if refit else self.held
+        noise = [level]
+        n, norm2 = part.net.n, part.norm2
+
+        def step(state: Tensors, number: int) -> tuple[Tensors, float]:
+            level = min(1.0, noise[0])
+            annealed = anneal * RATE ** (number - 1) * min(1.0, 10 * level)
+
+            def kappa(unknowns: int, rows: int) -> float:
+                return annealed + self.method.ridge * level * unknowns * rows / n
+
+            tensors, residual2 = sweep(part.net, state, part.data, kappa)
+            noise[0] = float(residual2) / norm2
+            error = noise[0] ** 0.5 if held is None else held.error(tensors)
+            return tensors, error
+
+        limits = self.problem.control
+        control = replace(
+            limits,
+            max_steps=steps,
+            tol=self.method.tol if steps > 30 else 0.01,
+            patience=self.method.patience + (8 if anneal >= 1 else 0),
+            target=self.exact / (100 if refit else 1),
+            progress=self._hear,
+        )
+        start_error = inf if held is None else held.error(start)
+        outcome = iterate(step, start, control, start_error=start_error)
+        if outcome.status in (INTERRUPTED, TIME_LIMIT):
+            self.stopped = outcome.status
+        self.status = outcome.status
+        train = part.error(outcome.value)
+        heldout = outcome.error if held is not None else train
+        return _Trial(
+            self.layout.ranks_of(outcome.value), outcome.value, heldout, train, outcome.status is not MAX_STEPS
+        )
+
+    def _hear(self, info: StepInfo) -> None:
+        mine = StepInfo(len(self.history) + 1, info.error, monotonic() - self.begun)
+        self.history.append(mine)
+        if self.problem.control.progress is not None:
+            self.problem.control.progress(mine)
+
+    def fresh(self, ranks: tuple[int, ...], steps: int) -> _Trial:
+        """From a random network, annealed."""
+        start = balanced(random_tensors(self.layout, ranks, self.train.data.values, self.problem.rng))
+        return self.fit(start, self.train, anneal=10.0, level=1.0, steps=steps)
+
+    def raised(self, trial: _Trial, ranks: tuple[int, ...], steps: int) -> _Trial:
+        """From a smaller network."""
+        start = grown(self.layout, trial.tensors, ranks, 0.1, self.problem.rng)
+        return self.fit(start, self.train, anneal=0.5, level=trial.train**2, steps=steps)
+
+    def keep(self, trial: _Trial) -> bool:
+        """Remember the best; whether this one is."""
+        if self.best is None or trial.heldout < self.best.heldout:
+            self.best = trial
+            return True
+        return False
+
+    @property
+    def done(self) -> bool:
+        """Whether to look no further."""
+        return self.stopped is not None or (self.best is not None and self.best.heldout <= self.exact)
+
+    # --- the search -------------------------------------------------------------------------------------------------------
+
+    def search(self) -> None:
+        """Find ranks and a network on the entries that are not held out."""
+        if self.problem.ranks is not None:
+            self.at_ranks(self.problem.ranks)
+        else:
+            self.grow()
+
+    def at_ranks(self, ranks: tuple[int, ...]) -> None:
+        """Starts at given ranks: annealed at full rank, then grown from rank one, in turn."""
+        for number in range(self.method.starts):
+            grows = (number % 2 == 1) != self.hyper
+            self.keep(self.climb(ranks) if grows and max(ranks, default=1) > 1 else self.fresh(ranks, self.method.max_steps))
+            if self.done or not self.stalled(number):
+                return
+
+    @property
+    def hyper(self) -> bool:
+        """Whether a bond joins more than two nodes; such networks are better grown than annealed."""
+        return any(len(self.layout.topology.nodes_of(bond)) > 2 for bond in self.layout.bonds)
+
+    def stalled(self, number: int) -> bool:
+        """Whether another start is worth it: entries that were not seen are met much worse than those that were."""
+        assert self.best is not None
+        cheap = self.work(self.best.ranks) < CHEAP
+        return self.best.heldout > 2 * self.best.train or (cheap and number < 2 and self.best.heldout > 0.02)
+
+    def climb(self, target: tuple[int, ...]) -> _Trial:
+        """From rank one to given ranks."""
+        now = (1,) * len(target)
+        trial = self.fresh(now, 12)
+        while now != target and self.stopped is None:
+            self.keep_if_of(trial, target)
+            step = max(1, max(now) // 4)
+            now = tuple(min(r + step, t) for r, t in zip(now, target, strict=True))
+            trial = self.raised(trial, now, self.method.max_steps if now == target else 12)
+        return trial
+
+    def keep_if_of(self, trial: _Trial, target: tuple[int, ...]) -> None:
+        """What is there if time ends on the way: a smaller network, at the ranks that were asked for."""
+        if self.best is None:
+            self.best = replace(
+                trial, ranks=target, tensors=grown(self.layout, trial.tensors, target, 0.0, self.problem.rng)
+            )
+
+    def grow(self) -> None:
+        """Ranks from one up, all together and then one by one, while the held-out error falls."""
+        trial = self.fresh((1,) * len(self.layout.bonds), 30)
+        self.keep(trial)
+        if self.held is None:
+            return
+        misses = 0
+        while not self.done and misses < 2:
+            ranks = self.next_ranks(trial.ranks)
+            if ranks is None:
+                break
+            before = self.best.heldout if self.best is not None else inf
+            trial = self.raised(trial, ranks, 30)
+            self.keep(trial)
+            if self.work(ranks) < CHEAP and trial.heldout > self.exact and self.stopped is None:
+                other = self.fresh(ranks, 60)
+                if other.heldout < trial.heldout:
+                    trial = other
+                self.keep(trial)
+            misses = 0 if trial.heldout < (1 - self.method.gain) * before else misses + 1
+        self.one_by_one()
+
+    def next_ranks(self, ranks: tuple[int, ...]) -> tuple[int, ...] | None:
+        """All bonds raised, or None where nothing can grow."""
+        step = max(1, max(ranks, default=1) // 4)
+        cap = inf if self.method.max_rank is None else self.method.max_rank
+        raised = tuple(
+            int(max(r, min(r + step, most, cap))) for r, most in zip(ranks, self.layout.caps, strict=True)
+        )
+        return None if raised == ranks or self.layout.n_params(raised) > self.train.net.n else raised
+
+    def one_by_one(self) -> None:
+        """Each bond in turn, one more; kept where the held-out error falls."""
+        for k in self.worth_trying():
+            if self.done or self.best is None:
+                return
+            base = self.best
+            ranks = tuple(r + (j == k) for j, r in enumerate(base.ranks))
+            if ranks[k] > self.layout.caps[k] or self.layout.n_params(ranks) > self.train.net.n:
+                continue
+            trial = self.raised(base, ranks, 12)
+            if trial.heldout < (1 - self.method.gain) * base.heldout:
+                self.keep(trial)
+
+    def worth_trying(self) -> Iterator[int]:
+        """The bonds, where there are several and a sweep is cheap."""
+        if self.best is not None and len(self.layout.bonds) > 1 and self.work(self.best.ranks) < 30 * CHEAP:
+            yield from range(len(self.layout.bonds))
+
+    # --- the end ----------------------------------------------------------------------------------------------------------
+
+    def refit(self) -> None:
+        """Fit everything, from the best."""
+        if self.best is None or self.stopped is not None:
+            return
+        obs = self.problem.observations
+        part = self.train if self.held is None else _Part.of(obs, self.layout, self.scale)
+        best, steps = self.best, self.method.max_steps
+        trial = self.fit(best.tensors, part, anneal=0.0, level=best.train**2, steps=steps, refit=True)
+        self.final, self.final_train = trial.tensors, trial.train
+
+    def result(self) -> CompletionFit:
+        """What is best, in the scale of the data."""
+        if self.best is None:
+            ranks = self.problem.ranks or (1,) * len(self.layout.bonds)
+            start = random_tensors(self.layout, ranks, self.train.data.values, self.problem.rng)
+            self.best = _Trial(ranks, tuple(t * 0 for t in start), 1.0, 1.0)
+        tensors = self.best.tensors if self.final is None else self.final
+        train = self.best.train if self.final_train is None else self.final_train
+        share = self.scale ** (1.0 / len(tensors))
+        status = self.stopped if self.stopped is not None else self.status
+        heldout = None if self.held is None else self.best.heldout
+        if status is REACHED:
+            status = CONVERGED
+        return CompletionFit(tuple(t * share for t in tensors), None, heldout, train, status, tuple(self.history))
+
+
+def _rms(values: Tensor, weights: Tensor | None) -> float:
+    """Root mean square by weight, without over- or underflow."""
+    size = values.abs()
+    largest = float(size.max())
+    if largest == 0:
+        return 0.0
+    square = (size / largest).square()
+    mean = square.mean() if weights is None else (square * weights).sum() / weights.sum()
+    return largest * float(mean) ** 0.5 if float(mean) > 0 else largest
