@@ -149,8 +149,8 @@ def _from_numpy(array: np.ndarray[Any, Any], name: str) -> Tensor:
         plain = plain.astype(plain.dtype.newbyteorder("="))
     if plain.dtype.kind == "u" and plain.dtype.itemsize > 1:
         plain = plain.astype(np.float64)
-    if any(stride < 0 for stride in plain.strides):
-        plain = plain.copy()  # torch has no negative strides
+    if any(stride < 0 or stride % plain.itemsize for stride in plain.strides):
+        plain = plain.copy()  # torch has no negative strides, nor any in parts of an entry
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writ", category=UserWarning)
         return torch.from_numpy(plain)  # read-only memory is read only: nothing here writes to it

@@ -171,7 +171,7 @@ class TestTheActedDevice:
 
     def test_a_tensor_of_the_default_device_is_caught(self):
         x = OnDevice(torch.ones(4))
-        with watching(), pytest.raises(RuntimeError, match="a CPU tensor"):
+        with watching(), pytest.raises(RuntimeError, match=r"a CPU tensor"):
             _ = x + torch.ones(4, dtype=x.dtype)
 
     def test_a_tensor_of_the_default_dtype_is_caught(self):

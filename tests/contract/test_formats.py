@@ -112,7 +112,7 @@ class TestTheChecksThemselves:
     def expect(self, monkeypatch, check, operation, wrong):
         monkeypatch.setattr(operation, "_table", {})
         monkeypatch.setattr(operation, "_generic", wrong)
-        with pytest.raises(AssertionError, match=f"check '{check}' of TT"):
+        with pytest.raises(AssertionError, match=rf"check '{check}' of TT"):
             check_format(self.value, compiled=False)
 
     def test_wrong_entries(self, monkeypatch):

@@ -39,13 +39,13 @@ def test_what_a_user_may_write():
 @pytest.mark.parametrize("field", ["params", "bytes", "flops", "latency_ms"])
 @pytest.mark.parametrize("value", [0, -1, -0.5, float("nan")])
 def test_limits_that_leave_nothing(field, value):
-    with pytest.raises(tk.BudgetError, match="leaves nothing. Give a positive number"):
+    with pytest.raises(tk.BudgetError, match=r"leaves nothing. Give a positive number"):
         tk.Budget(**{field: value})
 
 
 @pytest.mark.parametrize("value", ["1", True, 1j, [3]])
 def test_limits_that_are_no_numbers(value):
-    with pytest.raises(tk.BudgetError, match="is no number. An int is a count, a float a fraction"):
+    with pytest.raises(tk.BudgetError, match=r"is no number. An int is a count, a float a fraction"):
         tk.Budget(params=value)
 
 

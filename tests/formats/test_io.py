@@ -112,7 +112,7 @@ def test_nothing_is_left_behind_and_the_old_file_stays(path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("tnkit.files.save_file", broken)
-    with pytest.raises(tk.FileFormatError, match="cannot be written .No space left on device"):
+    with pytest.raises(tk.FileFormatError, match=r"cannot be written .No space left on device"):
         save(2 * value, path)
     monkeypatch.undo()
     require_same(load(path), value)
@@ -145,6 +145,19 @@ def test_permissions_and_links_stay(path):
     torch.testing.assert_close(load(path).to_dense(), 2 * value.to_dense())
 
 
+def cores(*tensors):
+    return {"class": "TT", "fields": {"cores": {"tensors": tensors}}}
+
+
+def reshaped(structure, plan):
+    return {"class": "Tensorized", "fields": {"format": {"format": structure}, "plan": {"static": plan}}}
+
+
+def network(structure, inputs):
+    graph = {"topology": {"inputs": inputs, "output": ["i", "j"], "constants": [None, None]}}
+    return {"class": "Network", "fields": {"nodes": structure["fields"]["cores"], "graph": {"static": graph}}}
+
+
 class TestRefused:
     """Each with a message that says what was found and what to do."""
 
@@ -160,11 +173,11 @@ class TestRefused:
 
     def test_a_folder(self, tmp_path):
         self.refuse(tmp_path, "is a folder")
-        with pytest.raises(tk.FileFormatError, match="is a folder. Give the path of a file"):
+        with pytest.raises(tk.FileFormatError, match=r"is a folder. Give the path of a file"):
             save(self.value, tmp_path)
 
     def test_a_folder_that_is_not_there(self, tmp_path):
-        with pytest.raises(tk.FileFormatError, match="the folder .* is not there. Make it first"):
+        with pytest.raises(tk.FileFormatError, match=r"the folder .* is not there. Make it first"):
             save(self.value, tmp_path / "no" / "value.safetensors")
 
     @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
@@ -216,21 +229,23 @@ class TestRefused:
             lambda s: {**s, "class": "Nothing"},
             lambda s: {**s, "class": "Tucker"},
             lambda s: {"class": "TT", "fields": {}},
-            lambda s: {"class": "TT", "fields": {"cores": {"tensors": [["cores.0", "torch.float64"]]}}},
-            lambda s: {"class": "TT", "fields": {"cores": {"tensors": [["cores.1", "torch.float64"], ["cores.0", "torch.float64"]]}}},
-            lambda s: {"class": "TT", "fields": {"cores": {"tensors": [["cores.9", "torch.float64"]]}}},
-            lambda s: {"class": "TT", "fields": {"cores": {"tensors": [["cores.0", "torch.float32"], ["cores.1", "torch.float64"]]}}},
-            lambda s: {"class": "TT", "fields": {"cores": {"tensors": [["cores.0", "torch.complex128"], ["cores.1", "torch.float64"]]}}},
+            lambda s: cores(["cores.0", "torch.float64"]),
+            lambda s: cores(["cores.1", "torch.float64"], ["cores.0", "torch.float64"]),
+            lambda s: cores(["cores.9", "torch.float64"]),
+            lambda s: cores(["cores.0", "torch.float32"], ["cores.1", "torch.float64"]),
+            lambda s: cores(["cores.0", "torch.complex128"], ["cores.1", "torch.float64"]),
             lambda s: {"class": "TT", "fields": {"cores": {"pickle": "gASV"}}},
             lambda s: {"class": "TensorRing", "fields": {"cores": {"static": [1, 2]}}},
-            lambda s: {"class": "Tensorized", "fields": {"format": {"format": s}, "plan": {"static": 3}}},
-            lambda s: {"class": "Tensorized", "fields": {"format": {"format": s}, "plan": {"static": {"tensorization": {"shape": [3, 4], "moves": [["pad", [9, 9]]]}}}}},
-            lambda s: {"class": "Network", "fields": {"nodes": s["fields"]["cores"], "graph": {"static": {"topology": {"inputs": ["iab", "ajb"], "output": ["i", "j"], "constants": [None, None]}}}}},
+            lambda s: reshaped(s, 3),
+            lambda s: reshaped(s, {"tensorization": {"shape": [3, 4], "moves": [["pad", [9, 9]]]}}),
+            lambda s: reshaped(s, {"tensorization": {"shape": [3, 4], "moves": [["exec", "rm"]]}}),
+            lambda s: network(s, ["iab", "ajb"]),
+            lambda s: network(s, [["a", "i", "b"], ["b", "j", "a", "c"]]),
             lambda s: [],
             lambda s: None,
             lambda s: "TT",
         ],
-    )  # fmt: skip
+    )
     def test_a_changed_structure(self, path, change):
         self.rewrite(path, change)
         self.refuse(path, "does not fit its tensors .*The file was changed")
@@ -246,7 +261,9 @@ class TestRefused:
         self.refuse(path, "does not fit its tensors")
 
     def test_no_format(self, path):
-        with pytest.raises(tk.OptionError, match="save takes a tnkit format .*not dict. Of a result, save its .tensor"):
+        with pytest.raises(
+            tk.OptionError, match=r"save takes a tnkit format .*not dict. Of a result, save its .tensor"
+        ):
             operations.save({}, path)
 
 
@@ -264,7 +281,7 @@ def test_static_values_through_json(value):
 
 
 def test_static_values_that_have_no_json():
-    with pytest.raises(tk.OptionError, match="object values cannot be stored"):
+    with pytest.raises(tk.OptionError, match=r"object values cannot be stored"):
         to_json(object())
     for wrong in ({"what": 1}, {"dft": {"n": 0, "inverse": False}}, {"dft": {"n": True, "inverse": False}}):
         with pytest.raises(ValueError, match=r"unknown kind|a DFT of size"):

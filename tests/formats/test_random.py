@@ -62,5 +62,5 @@ def test_global_generators_are_not_touched():
 
 @pytest.mark.parametrize("variance", [0, -1.0, float("nan")])
 def test_a_variance_that_is_none(variance):
-    with pytest.raises(tk.OptionError, match="must be above 0"):
+    with pytest.raises(tk.OptionError, match=r"must be above 0"):
         tk.random_format("tt", (4, 5), rank=2, variance=variance)

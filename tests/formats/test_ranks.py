@@ -74,7 +74,7 @@ def test_refused(layout, rank, words):
 
 
 def test_a_fraction_too_small_for_anything():
-    with pytest.raises(tk.BudgetError, match="needs 24 parameters at rank 1, but the budget is 10. Allow at least 24"):
+    with pytest.raises(tk.BudgetError, match=r"needs 24 parameters at rank 1, but the budget is 10. Allow at least 24"):
         resolve_ranks(TT, 0.01)
 
 

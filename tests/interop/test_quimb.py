@@ -113,7 +113,7 @@ def test_scales_beside_the_network_and_repeated_indices():
 def test_open_hyperedges_are_named_by_the_caller():
     network = to_quimb_network(tk.random_format("ia,ja,a->ij", (3, 4), rank=2, rng=0))
     assert from_quimb(network, output_inds=["k0", "k1", "_a"]).shape == (3, 4, 2)
-    with pytest.raises(tk.ShapeError, match="'z' stands on no tensor"):
+    with pytest.raises(tk.ShapeError, match=r"'z' stands on no tensor"):
         from_quimb(network, output_inds=["z"])
 
 
@@ -124,9 +124,9 @@ def test_gradients_go_through():
 
 
 def test_refusals():
-    with pytest.raises(tk.DTypeError, match="reshaped"):
+    with pytest.raises(tk.DTypeError, match=r"reshaped"):
         to_quimb(tk.random_format("blast", (5, 7), rank=2, rng=0))
-    with pytest.raises(tk.DTypeError, match="not list"):
+    with pytest.raises(tk.DTypeError, match=r"not list"):
         from_quimb([1])
-    with pytest.raises(tk.OptionError, match="backend='jax'"):
+    with pytest.raises(tk.OptionError, match=r"backend='jax'"):
         to_quimb(tk.random_format("tt", (3, 4), rank=2, rng=0), backend="jax")

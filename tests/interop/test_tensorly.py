@@ -97,16 +97,16 @@ def test_no_weights_are_ones():
 
 @pytest.mark.parametrize("name", ["btd", "ht", "tubal", "lowrank", "blast"])
 def test_formats_that_they_do_not_have(name):
-    with pytest.raises(tk.DTypeError, match="tensorly has no format for a"):
+    with pytest.raises(tk.DTypeError, match=r"tensorly has no format for a"):
         to_tensorly(tk.random_format(name, (4, 5, 6), rank=2, rng=0))
 
 
 def test_other_refusals():
     tt = tk.random_format("tt", (3, 4), rank=2, rng=0)
-    with pytest.raises(tk.OptionError, match="backend='jax'"):
+    with pytest.raises(tk.OptionError, match=r"backend='jax'"):
         to_tensorly(tt, backend="jax")
     split = tk.random_format(tk.TTMatrixSpec(order="split"), (3, 4, 3, 4), rank=2, rng=0)
-    with pytest.raises(tk.OptionError, match="interleaved"):
+    with pytest.raises(tk.OptionError, match=r"interleaved"):
         to_tensorly(split)
-    with pytest.raises(tk.DTypeError, match="not list"):
+    with pytest.raises(tk.DTypeError, match=r"not list"):
         from_tensorly([1, 2])

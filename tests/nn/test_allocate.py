@@ -1,7 +1,5 @@
 """Ranks under a budget: never passed, well used, and better spent than evenly."""
 
-from itertools import pairwise
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -64,12 +62,11 @@ def test_break_even() -> None:
     assert ladder.choice.tolist() == [0, 1, 2, 3, -1]
 
 
-def test_the_envelope_is_convex() -> None:
-    ladder = Ladder.of(np.array([1, 2, 3, 4]), np.array([0.9, 0.85, 0.2, 0.1]), 10)
-    hull = ladder.envelope()
-    slopes = [(ladder.error[a] - ladder.error[b]) / (ladder.cost[b] - ladder.cost[a]) for a, b in pairwise(hull)]
-    assert slopes == sorted(slopes, reverse=True)
-    assert 1 not in hull
+def test_a_step_that_pays_later_is_seen() -> None:
+    late = Ladder.of(np.array([1, 2, 3, 4]), np.array([0.9, 0.89, 0.2, 0.1]), 10)
+    steady = Ladder.of(np.array([1, 2, 3, 4]), np.array([0.9, 0.8, 0.7, 0.6]), 10)
+    assert allocate([late, steady], 4) == [2, 0]
+    assert allocate([late, steady], 3) == [0, 1]  # what pays later cannot be paid
 
 
 def test_a_limit_on_the_error_and_a_fixed_row() -> None:

@@ -67,7 +67,7 @@ class TestBudgets:
         assert report.params_before == report.scope_params_before == dense
         assert report.params_after == report.scope_params_after == n_params(small) <= limit
         if allocation == "greedy":
-            assert n_params(small) > limit - 60
+            assert n_params(small) > 0.97 * limit
         assert sum(layer.params_after for layer in report.layers) == n_params(small)
         assert all(layer.params_after <= layer.params_before for layer in report.layers)
         assert small(images()).shape == (8, 10)
@@ -134,7 +134,7 @@ class TestBudgets:
 
 class TestRules:
     def test_first_match_wins(self) -> None:
-        rules = {"2": ChannelSVD(rank=4), "re:[0-4]": Tucker2(rank=(6, 3)), "*": None}
+        rules = {"2": ChannelSVD(rank=4), "re:[0-4]": Tucker2(rank=(3, 3)), "*": None}
         small, report = compress(cnn(), None, rules=rules)
         kinds = {layer.name: layer.spec for layer in report.layers}
         assert kinds == {"0": "Tucker2", "2": "ChannelSVD", "4": "Tucker2", "6": "", "8": ""}
@@ -229,14 +229,14 @@ class TestCopies:
         def failing(self: nn.Module, name: str, value: object) -> None:
             if self is model and isinstance(value, nn.Module):
                 calls.append(name)
-                if len(calls) == 3:
+                if len(calls) == 2:
                     raise KeyboardInterrupt
             real(self, name, value)
 
         monkeypatch.setattr(nn.Module, "__setattr__", failing)
         with pytest.raises(KeyboardInterrupt):
             compress(model, Budget(params=0.3), inplace=True)
-        assert len(calls) == 3
+        assert len(calls) == 2
         assert list(model) == modules
 
     def test_hooks_go_along(self) -> None:

@@ -15,7 +15,7 @@ from tnkit.nn import Budget, FactoredLinear, LowRankLayer, compress, compress_la
 
 
 def close(a: torch.Tensor, b: torch.Tensor, tol: float = 1e-4) -> bool:
-    return float((a - b).norm()) <= tol * float(b.norm())
+    return float((a - b).detach().norm()) <= tol * float(b.detach().norm())
 
 
 @given(

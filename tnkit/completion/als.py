@@ -27,7 +27,7 @@ from tnkit.completion.entrywise import Entrywise
 from tnkit.completion.holdout import split
 from tnkit.completion.observations import Observations
 from tnkit.completion.rows import Data
-from tnkit.completion.sweep import Tensors, balanced, grown, sweep
+from tnkit.completion.sweep import Tensors, balanced, grown, shrunk, sweep
 from tnkit.formats import Layout, random_tensors
 from tnkit.solvers import CONVERGED, INTERRUPTED, MAX_STEPS, REACHED, TIME_LIMIT, Control, Status, StepInfo, iterate
 
@@ -50,7 +50,8 @@ class CompletionALS(CompletionMethod):
         holdout: share of the observed entries that is held out; 0 for none (a rank must then be given).
         ridge: how strongly rows with few entries are drawn to zero while the residual is large; 1 is the noise that the
             residual tells.
-        starts: random starts at the most, where one has stalled.
+        starts: starts at the most, for given ranks. There is one where a sweep is costly and the error on what was held out
+            is near that of the fit; otherwise they go on until one is exact or two agree.
         gain: ranks grow while the held-out error falls by this share.
         max_rank: no bond grows beyond this when ranks are chosen; None for no limit but the number of entries.
 
@@ -238,6 +239,11 @@ class _Run:
         start = grown(self.layout, trial.tensors, ranks, 0.1, self.problem.rng)
         return self.fit(start, self.train, anneal=0.5, level=trial.train**2, steps=steps)
 
+    def lowered(self, trial: _Trial, ranks: tuple[int, ...], steps: int) -> _Trial:
+        """From a larger network."""
+        start = balanced(shrunk(self.layout, trial.tensors, ranks))
+        return self.fit(start, self.train, anneal=0.0, level=min(1.0, trial.train**2), steps=steps)
+
     def keep(self, trial: _Trial) -> bool:
         """Remember the best; whether this one is."""
         if self.best is None or trial.heldout < self.best.heldout:
@@ -260,30 +266,51 @@ class _Run:
             self.grow()
 
     def at_ranks(self, ranks: tuple[int, ...]) -> None:
-        """Starts at given ranks: annealed at full rank, then grown from rank one, in turn."""
+        """Starts at given ranks, of several kinds in turn, until one is exact, is sound, or agrees with another."""
+        small = max(ranks, default=1) == 1
+        first = (self.climb, self.over) if self.hyper else (self.annealed, self.over)
+        kinds = (*first, self.climb, self.over, self.annealed)
         for number in range(self.method.starts):
-            grows = (number % 2 == 1) != self.hyper
-            self.keep(self.climb(ranks) if grows and max(ranks, default=1) > 1 else self.fresh(ranks, self.method.max_steps))
-            if self.done or not self.stalled(number):
+            before = inf if self.best is None else self.best.heldout
+            trial = self.annealed(ranks) if small else kinds[number % len(kinds)](ranks)
+            self.keep(trial)
+            agrees = before < inf and abs(trial.heldout - before) <= 0.02 * before
+            if self.done or agrees or not self.worth_another():
                 return
+
+    def annealed(self, ranks: tuple[int, ...]) -> _Trial:
+        """A random start at full rank."""
+        return self.fresh(ranks, self.method.max_steps)
+
+    def over(self, ranks: tuple[int, ...]) -> _Trial:
+        """From larger ranks, where there are fewer local minima, down to those that were asked for."""
+        larger = tuple(min(r + max(1, r // 3), cap) for r, cap in zip(ranks, self.layout.caps, strict=True))
+        if self.layout.n_params(larger) > self.train.net.n:
+            return self.climb(ranks)
+        trial = self.climb(larger, keep=False)
+        while trial.ranks != ranks and self.stopped is None:
+            lower = tuple(max(r - 1, least) for r, least in zip(trial.ranks, ranks, strict=True))
+            trial = self.lowered(trial, lower, self.method.max_steps if lower == ranks else 12)
+        return trial if trial.ranks == ranks else self.lowered(trial, ranks, 1)
 
     @property
     def hyper(self) -> bool:
         """Whether a bond joins more than two nodes; such networks are better grown than annealed."""
         return any(len(self.layout.topology.nodes_of(bond)) > 2 for bond in self.layout.bonds)
 
-    def stalled(self, number: int) -> bool:
-        """Whether another start is worth it: entries that were not seen are met much worse than those that were."""
+    def worth_another(self) -> bool:
+        """Whether entries that were not seen are met much worse than those that were, or a start costs little."""
         assert self.best is not None
-        cheap = self.work(self.best.ranks) < CHEAP
-        return self.best.heldout > 2 * self.best.train or (cheap and number < 2 and self.best.heldout > 0.02)
+        stalled = self.best.heldout > 2 * self.best.train
+        return self.held is not None and (stalled or self.work(self.best.ranks) < CHEAP)
 
-    def climb(self, target: tuple[int, ...]) -> _Trial:
+    def climb(self, target: tuple[int, ...], keep: bool = True) -> _Trial:
         """From rank one to given ranks."""
         now = (1,) * len(target)
         trial = self.fresh(now, 12)
         while now != target and self.stopped is None:
-            self.keep_if_of(trial, target)
+            if keep:
+                self.keep_if_of(trial, target)
             step = max(1, max(now) // 4)
             now = tuple(min(r + step, t) for r, t in zip(now, target, strict=True))
             trial = self.raised(trial, now, self.method.max_steps if now == target else 12)
@@ -317,6 +344,7 @@ class _Run:
                 self.keep(trial)
             misses = 0 if trial.heldout < (1 - self.method.gain) * before else misses + 1
         self.one_by_one()
+        self.trim()
 
     def next_ranks(self, ranks: tuple[int, ...]) -> tuple[int, ...] | None:
         """All bonds raised, or None where nothing can grow."""
@@ -340,9 +368,22 @@ class _Run:
             if trial.heldout < (1 - self.method.gain) * base.heldout:
                 self.keep(trial)
 
+    def trim(self) -> None:
+        """Each bond in turn, one less, as long as the held-out error stays."""
+        open_bonds = list(self.worth_trying())
+        while open_bonds and self.stopped is None and self.best is not None:
+            k, base = open_bonds[0], self.best
+            ranks = tuple(r - (j == k) for j, r in enumerate(base.ranks))
+            allowed = max(self.exact, base.heldout * (1 + 1e-3))
+            trial = self.lowered(base, ranks, 20) if ranks[k] > 0 else None
+            if trial is not None and trial.heldout <= allowed:
+                self.best = trial
+            else:
+                open_bonds.pop(0)
+
     def worth_trying(self) -> Iterator[int]:
-        """The bonds, where there are several and a sweep is cheap."""
-        if self.best is not None and len(self.layout.bonds) > 1 and self.work(self.best.ranks) < 30 * CHEAP:
+        """The bonds, where a sweep is cheap."""
+        if self.best is not None and self.work(self.best.ranks) < 30 * CHEAP:
             yield from range(len(self.layout.bonds))
 
     # --- the end ----------------------------------------------------------------------------------------------------------

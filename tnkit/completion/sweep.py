@@ -26,7 +26,7 @@ from tnkit.completion.rows import LARGE, Data, Rows, fit_rows, whole_gram
 from tnkit.formats import Layout
 from tnkit.rng import normal
 
-__all__ = ["balanced", "grown", "sweep"]
+__all__ = ["balanced", "grown", "shrunk", "sweep"]
 
 Tensors = tuple[Tensor, ...]
 
@@ -104,3 +104,51 @@ def grown(
         fresh[tuple(slice(0, n) for n in t.shape)] = t
         larger.append(fresh)
     return tuple(larger)
+
+
+def shrunk(layout: Layout, tensors: Sequence[Tensor], ranks: Sequence[int]) -> Tensors:
+    """The same network, nearly, at smaller ranks.
+
+    Where a bond joins two nodes, the directions that carry least in their product go; in a hyperedge, the terms whose
+    slices have the smallest product of norms.
+
+    Args:
+        layout: of the network.
+        tensors: of larger (or equal) ranks.
+        ranks: the new ones.
+    """
+    nodes = list(tensors)
+    topology = layout.topology
+    for bond, rank in zip(layout.bonds, ranks, strict=True):
+        holders = [
+            (p, topology.inputs[k].index(bond))
+            for p, k in enumerate(topology.parameters)
+            if bond in topology.inputs[k]
+        ]
+        if nodes[holders[0][0]].shape[holders[0][1]] <= rank:
+            continue
+        if len(holders) == 2:
+            _cut_pair(nodes, holders, rank)
+        else:
+            score = torch.stack([nodes[p].movedim(axis, 0).reshape(nodes[p].shape[axis], -1).norm(dim=1).log() for p, axis in holders]).sum(0)
+            keep = torch.topk(score, rank).indices.sort().values
+            for p, axis in holders:
+                nodes[p] = nodes[p].index_select(axis, keep)
+    return tuple(nodes)
+
+
+def _cut_pair(nodes: list[Tensor], holders: list[tuple[int, int]], rank: int) -> None:
+    """Truncate one bond between two nodes by the SVD of the product of their triangular factors."""
+    sides = []
+    for p, axis in holders:
+        moved = nodes[p].movedim(axis, 0)
+        sides.append((torch.linalg.qr(moved.flatten(1).mT.contiguous()), moved.shape[1:]))
+    (qa, ra), (qb, rb) = sides[0][0], sides[1][0]
+    u, s, vh = torch.linalg.svd(ra @ rb.mT, full_matrices=False)
+    root = s[:rank].sqrt()
+    a, b = (qa @ (u[:, :rank] * root)).mT, (qb @ (vh[:rank].mT * root)).mT
+    for (p, axis), rows, (_, shape) in zip(holders, (a, b), sides, strict=True):
+        width = rows.shape[0]
+        if width < rank:  # fewer directions than asked for: zeros beside them
+            rows = torch.cat([rows, rows.new_zeros(rank - width, rows.shape[1])])
+        nodes[p] = rows.reshape(rank, *shape).movedim(0, axis)

@@ -1,18 +1,24 @@
 """Decomposition: one algorithm a file, each a registered `Method`; a rule that chooses; the true error."""
 
+from tnkit.decompose.als import ALS
 from tnkit.decompose.base import Fit, Method, Problem, Target
 from tnkit.decompose.choose import as_method, asked_for, choose_method, methods_for
+from tnkit.decompose.cp_als import CPALS
 from tnkit.decompose.hooi import HOOI
 from tnkit.decompose.ht_svd import HTSVD
 from tnkit.decompose.matrix_svd import MatrixSVD
 from tnkit.decompose.measure import relative_error
+from tnkit.decompose.ring_als import RingALS
 from tnkit.decompose.ring_svd import RingSVD
 from tnkit.decompose.run import error_floor, run, scaled
 from tnkit.decompose.st_hosvd import STHOSVD
+from tnkit.decompose.tree_svd import TreeSVD
 from tnkit.decompose.tt_svd import TTSVD
 from tnkit.decompose.tubal_svd import TubalSVDMethod
 
 __all__ = [
+    "ALS",
+    "CPALS",
     "HOOI",
     "HTSVD",
     "STHOSVD",
@@ -21,8 +27,10 @@ __all__ = [
     "MatrixSVD",
     "Method",
     "Problem",
+    "RingALS",
     "RingSVD",
     "Target",
+    "TreeSVD",
     "TubalSVDMethod",
     "as_method",
     "asked_for",

@@ -6,7 +6,7 @@ Reference: Bro & Andersson, doi:10.1016/S0169-7439(98)00011-2, for CP; here for 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import prod, sqrt
 from typing import TypeAlias
 
@@ -18,12 +18,85 @@ from tnkit.decompose.descent import Trial
 from tnkit.formats import Layout
 from tnkit.linalg import split
 
-__all__ = ["fit_compressed"]
+__all__ = ["Compressed", "compress_for_error", "compress_for_ranks", "fit_compressed"]
 
 #: Arrays of more entries are compressed, if that makes them so many times smaller.
 LARGE, SMALLER = 2**17, 6
 
+#: For a whole search the basis may lose this share of the error that is allowed.
+SHARE = 0.3
+
 Solve: TypeAlias = "Callable[[Problem, Sequence[Tensor] | None, float | None], Trial]"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Compressed:
+    """An array in a basis for each mode.
+
+    Attributes:
+        problem: the core in place of the array; its layout has the core's shape.
+        layout: the layout before.
+        bases: (n_k, m_k) with orthonormal columns.
+        lost2: the squared norm of what the bases miss.
+        norm: of the array.
+    """
+
+    problem: Problem
+    layout: Layout
+    bases: tuple[Tensor, ...]
+    lost2: float
+    norm: float
+
+    def goal(self, goal: float) -> float:
+        """The relative error of the core that gives this relative error of the array; 0 if none does."""
+        left2 = (goal * self.norm) ** 2 - self.lost2
+        return sqrt(left2) / self.problem.norm if left2 > 0 else 0.0
+
+    def inside(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Tensors for the array, projected on the bases."""
+        return _turned(self.layout, [b.mH for b in self.bases], tensors)
+
+    def outside(self, trial: Trial) -> Trial:
+        """A fit of the core as one of the array: ‖x − x̂‖² is what the bases miss and what the core's fit does."""
+        error = sqrt(self.lost2 + (trial.error * self.problem.norm) ** 2) / self.norm
+        return replace(trial, tensors=_turned(self.layout, self.bases, trial.tensors), error=error)
+
+
+def compress_for_ranks(problem: Problem, ranks: Sequence[int]) -> Compressed | None:
+    """The leading basis of each mode, a little larger than the bonds of its node together; None if that is no gain."""
+    sizes = _basis_sizes(problem.layout, ranks)
+    if sizes is None or problem.x.numel() <= LARGE or prod(sizes) * SMALLER > problem.x.numel():
+        return None
+    return _compressed(problem, sizes, None)
+
+
+def compress_for_error(problem: Problem, goal: float) -> Compressed | None:
+    """Bases that miss a small share of a relative error; None if that is no gain."""
+    sizes = _basis_sizes(problem.layout, problem.layout.caps)
+    if sizes is None or problem.x.numel() <= LARGE:
+        return None
+    found = _compressed(problem, problem.x.shape, (SHARE * goal * problem.norm) ** 2)
+    return found if found.problem.x.numel() * 2 <= problem.x.numel() else None
+
+
+def _compressed(problem: Problem, sizes: Sequence[int], allowed: float | None) -> Compressed:
+    """Sequentially truncated bases (Vannieuwenhoven, Vandebril, Meerbergen, doi:10.1137/110836067), largest mode first."""
+    bases: dict[int, Tensor] = {}
+    core, kept2 = problem.x, problem.norm**2
+    order = sorted(range(core.ndim), key=lambda k: -core.shape[k])
+    for k in order:
+        unfolded = core.movedim(k, 0).reshape(core.shape[k], -1)
+        tail2 = None if allowed is None else allowed / core.ndim
+        part = split(unfolded, max_rank=min(sizes[k], *unfolded.shape), tail2=tail2, norm2=kept2, rng=problem.rng)
+        bases[k] = part.basis
+        rest = [n for j, n in enumerate(core.shape) if j != k]
+        core = part.rest.reshape(-1, *rest).movedim(0, k)
+        kept2 = max(kept2 - part.discarded2, 0.0)
+    core = core.contiguous()
+    norm = float(torch.linalg.vector_norm(core))
+    small = replace(problem, x=core, norm=norm, layout=_smaller(problem.layout, core.shape))
+    lost2 = max(0.0, problem.norm**2 - norm**2)
+    return Compressed(small, problem.layout, tuple(bases[k] for k in range(core.ndim)), lost2, problem.norm)
 
 
 def fit_compressed(
@@ -33,7 +106,7 @@ def fit_compressed(
 
     Args:
         problem: of any topology each of whose modes is on one node.
-        ranks: one a bond; a mode's basis is a little larger than the bonds of its node together.
+        ranks: one a bond.
         start: tensors to begin with.
         goal: a relative error at which to stop.
         solve: the fit, for a smaller problem, a start and a goal for it.
@@ -41,28 +114,11 @@ def fit_compressed(
     Returns:
         Tensors for the array with their relative error to it, or None if the array is small, or hardly gets smaller so.
     """
-    x, layout = problem.x, problem.layout
-    sizes = _basis_sizes(layout, ranks)
-    if sizes is None or x.numel() <= LARGE or prod(sizes) * SMALLER > x.numel():
+    found = compress_for_ranks(problem, ranks)
+    if found is None:
         return None
-    bases, core = list[Tensor](), x
-    for k, size in enumerate(sizes):
-        unfolded = core.movedim(k, 0).reshape(core.shape[k], -1)
-        part = split(unfolded, max_rank=min(size, *unfolded.shape), rng=problem.rng)
-        bases.append(part.basis)
-        rest = [n for j, n in enumerate(core.shape) if j != k]
-        core = part.rest.reshape(-1, *rest).movedim(0, k)
-    core = core.contiguous()
-    norm = float(torch.linalg.vector_norm(core))
-    lost2 = max(0.0, problem.norm**2 - norm**2)
-    if goal is not None:
-        left2 = (goal * problem.norm) ** 2 - lost2
-        goal = sqrt(left2) / norm if left2 > 0 else 0.0
-    small = replace(problem, x=core, norm=norm, layout=_smaller(layout, core.shape))
-    inside = None if start is None else _turned(layout, [b.mH for b in bases], start)
-    trial = solve(small, inside, goal)
-    error = sqrt(lost2 + (trial.error * norm) ** 2) / problem.norm
-    return replace(trial, tensors=_turned(layout, bases, trial.tensors), error=error)
+    inside = None if start is None else found.inside(start)
+    return found.outside(solve(found.problem, inside, None if goal is None else found.goal(goal)))
 
 
 def _basis_sizes(layout: Layout, ranks: Sequence[int]) -> tuple[int, ...] | None:

@@ -23,7 +23,7 @@ from tnkit.decompose.descent import Trial, descend, descend_from, ended
 from tnkit.decompose.mttkrp import CPLeastSquares, balanced, normalised
 from tnkit.decompose.rank_search import RankSearch, measured, newton_limit, steps_of
 from tnkit.errors import OptionError
-from tnkit.linalg import split
+from tnkit.linalg import rank_for_tail, split
 from tnkit.registry import METHODS
 from tnkit.solvers import DIRECT, Control
 
@@ -82,6 +82,10 @@ class CPALS(RankSearch):
         quick: bool = False,
     ) -> Trial:
         """See `RankSearch.solve`."""
+        x = problem.x
+        if ranks[0] >= x.numel() // max(x.shape):
+            tensors = all_terms(x) if goal is None else largest_terms(x, (goal * problem.norm) ** 2)
+            return Trial(tensors, measured(problem, tensors), DIRECT)
         control = steps_of(problem, max_steps=self.max_steps, tol=self.tol, goal=goal, quick=quick)
         if start is not None:
             weights, first, *others = start
@@ -133,11 +137,6 @@ class CPALS(RankSearch):
             tensors = matrix_terms(problem, most)
         elif most >= problem.layout.caps[0] and target.eps is None:
             tensors = all_terms(x)
-        elif target.eps is not None and most >= 1:
-            found = slice_terms(problem, most)
-            if found is None:
-                return None
-            tensors = found
         else:
             return None
         return Trial(tensors, measured(problem, tensors), DIRECT)
@@ -170,17 +169,14 @@ def all_terms(x: Tensor) -> tuple[Tensor, ...]:
     return _terms(x, mode, fibres, torch.arange(fibres.shape[1], device=x.device))
 
 
-def slice_terms(problem: Problem, most: int) -> tuple[Tensor, ...] | None:
-    """The largest fibres of the largest mode, as few as reach eps; None if `most` are too few."""
-    x, allowed = problem.x, problem.error2_allowed
-    assert allowed is not None
+def largest_terms(x: Tensor, allowed: float) -> tuple[Tensor, ...]:
+    """The largest fibres of the largest mode, as few as leave at most this energy."""
     mode = max(range(x.ndim), key=lambda k: x.shape[k])
     fibres = x.movedim(mode, 0).reshape(x.shape[mode], -1)
     energy = torch.linalg.vector_norm(fibres, dim=0).to(torch.float64).square()
     values, order = torch.sort(energy, descending=True, stable=True)
-    tail = values.flip(0).cumsum(0).flip(0)
-    count = max(1, int((tail > allowed).sum()))
-    return None if count > most else _terms(x, mode, fibres[:, order[:count]], order[:count])
+    count = rank_for_tail(values, allowed)
+    return _terms(x, mode, fibres[:, order[:count]], order[:count])
 
 
 def _terms(x: Tensor, mode: int, fibres: Tensor, places: Tensor) -> tuple[Tensor, ...]:

@@ -11,14 +11,15 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from math import inf, prod
+from dataclasses import replace
+from math import prod
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from tnkit.decompose.base import Fit, Method, Problem, Target
+from tnkit.decompose.compressed import compress_for_error
 from tnkit.decompose.descent import NEWTON_MOST, NEWTON_QUICK, Trial, ended
 from tnkit.decompose.measure import relative_error
 from tnkit.decompose.resize import resized
@@ -34,6 +35,8 @@ Ranks: TypeAlias = "tuple[int, ...]"
 
 #: By how much ranks grow from one attempt to the next.
 GROWTH = 1.35
+#: Attempts between the least ranks and those of a direct method.
+HALVINGS = 5
 #: Steps of an attempt, and the fall of the error over five of them with which it goes on.
 QUICK_STEPS, QUICK_TOL = 40, 5e-3
 #: An eps above this is a matter of size; below, of structure that is there or not.
@@ -98,56 +101,57 @@ def search_ranks(problem: Problem, method: RankSearch) -> Fit:
         best = exact if exact is not None else method.solve(problem, ranks, None, None)
     else:
         best = _Search(problem, method).run()
+        best = replace(best, error=measured(problem, best.tensors))
         if best.error > target.eps and best.status.ok:
             best = replace(best, status=EPS_NOT_REACHED)
     return Fit(best.tensors, best.error, status=best.status, history=best.history)
 
 
-@dataclass(slots=True, eq=False)
 class _Search:
-    """The search for the smallest ranks that reach eps."""
+    """The search for the smallest ranks that reach eps. Large arrays are searched in a basis that hardly loses anything."""
 
-    problem: Problem
-    method: RankSearch
-    over: bool = False
-    tried: int = 0
-
-    @property
-    def layout(self) -> Layout:
-        return self.problem.layout
-
-    @property
-    def goal(self) -> float:
-        assert self.problem.target.eps is not None
-        return max(self.problem.target.eps, error_floor(self.problem.x.dtype, len(self.layout.shape)))
+    def __init__(self, problem: Problem, method: RankSearch) -> None:
+        assert problem.target.eps is not None
+        self.whole, self.method, self.layout = problem, method, problem.layout
+        self.over, self.tried = False, 0
+        goal = max(problem.target.eps, error_floor(problem.x.dtype, len(problem.layout.shape)))
+        self.inner = compress_for_error(problem, goal) if goal > ROUGH / 10 else None
+        self.problem = problem if self.inner is None else self.inner.problem
+        self.goal = goal if self.inner is None else self.inner.goal(goal)
+        self.problem = replace(self.problem, target=replace(problem.target, eps=self.goal))
 
     def run(self) -> Trial:
+        """The smallest that reaches eps, or the best within the limits, as a fit of the array."""
+        found = self.search()
+        return found if self.inner is None else self.inner.outside(found)
+
+    def search(self) -> Trial:
         limits = self.limits()
-        best = self.method.direct(self.problem)
-        if best is not None and not self.reached(best):
-            best, fallback = None, best
-        else:
-            fallback = None
-        grown = self.grow(limits, inf if best is None else self.layout.n_params(self.ranks(best)))
-        if grown is not None and self.reached(grown):
-            best = grown
-        elif best is None:
-            return min((t for t in (grown, fallback) if t is not None), key=lambda t: t.error)
-        return self.shrink(best) if not self.over else best
+        first = self.method.direct(self.whole)
+        if first is not None and self.inner is not None:
+            tensors = self.inner.inside(first.tensors)
+            first = replace(first, tensors=tensors, error=measured(self.problem, tensors))
+        if first is not None and self.reached(first):
+            best = self.between(first)
+            return self.shrink(best)
+        grown = self.grow(limits)
+        if self.reached(grown):
+            return self.shrink(grown)
+        return grown if first is None or grown.error <= first.error else first
 
     def limits(self) -> Ranks:
-        caps, size = self.problem.max_ranks, self.problem.target.max_params
+        caps, size = self.whole.max_ranks, self.whole.target.max_params
         return caps if size is None else ranks_within(self.layout, size, caps)
 
     def ranks(self, trial: Trial) -> Ranks:
-        return self.layout.ranks_of(trial.tensors)
+        return self.layout.ranks_of(trial.tensors) if self.inner is None else self.problem.layout.ranks_of(trial.tensors)
 
     def reached(self, trial: Trial) -> bool:
         return trial.error <= self.goal
 
     def cold(self, ranks: Ranks) -> bool:
         """Whether new starts are better than the last tensors: where a structure is looked for and steps are cheap."""
-        return self.layout.n_params(ranks) <= newton_limit(self.goal, quick=True)
+        return self.problem.layout.n_params(ranks) <= newton_limit(self.goal, quick=True)
 
     def attempt(self, ranks: Ranks, start: Trial | None) -> Trial:
         """A fit at these ranks, its error measured."""
@@ -163,25 +167,44 @@ class _Search:
 
     # -- upwards
 
-    def grow(self, limits: Ranks, size: float) -> Trial | None:
-        """Larger and larger ranks until eps is reached; None if what is smaller than `size` does not hold it."""
+    def grow(self, limits: Ranks) -> Trial:
+        """Larger and larger ranks until eps or the limits are reached; the best."""
         ranks = least_ranks(self.problem, limits)
-        last: Trial | None = None
         best: Trial | None = None
+        last: Trial | None = None
         while True:
-            if self.layout.n_params(ranks) >= size:
-                return best
             last = self.attempt(ranks, None if self.cold(ranks) else last)
             if best is None or last.error < best.error:
                 best = last
             if self.reached(last) or self.over or ranks == limits:
                 return best
             ranks = tuple(min(limit, max(r + 1, int(r * GROWTH))) for r, limit in zip(ranks, limits, strict=True))
+            if self.layout.n_params(ranks) >= self.whole.x.numel():
+                ranks = limits  # larger than the array itself: only an exact form is worth a try
+
+    def between(self, best: Trial) -> Trial:
+        """The smallest ranks on the way from the least ones to those of a direct method that reach eps."""
+        top = self.ranks(best)
+        low = least_ranks(self.problem, top, each=True)
+        failed, done = 0.0, 1.0
+        for _ in range(HALVINGS):
+            middle = (failed + done) / 2
+            ranks = tuple(round(a ** (1 - middle) * b**middle) for a, b in zip(low, top, strict=True))
+            if self.over or ranks in (low, self.ranks(best)) and middle > 0.2:
+                break
+            trial = self.attempt(ranks, None if self.cold(ranks) else best)
+            if self.reached(trial):
+                best, done = trial, middle
+            else:
+                failed = middle
+        return best
 
     # -- downwards
 
     def shrink(self, best: Trial) -> Trial:
         """Lower one bond after the other as far as eps allows, the largest saving first."""
+        if self.over or self.layout.n_params(self.ranks(best)) >= self.whole.x.numel():
+            return best
         low = least_ranks(self.problem, self.ranks(best), each=True)
         closed = set[int]()
         budget = self.tried + 2 * len(self.layout.bonds) + 4

@@ -1,8 +1,8 @@
 """Ranks under a budget: each layer offers a ladder of choices; the budget goes where it gains most per unit of cost.
 
-The greedy walk goes along each ladder's non-increasing envelope of gain per cost, which is optimal for the relaxed
-problem; what is left of the budget then goes to any single step that still fits. Gains are shares of each layer's own
-energy (S²/ΣS²), so that layers of different scale compare. A layer that would not be smaller stays dense.
+The greedy walk goes along each ladder's non-increasing envelope of gain per cost, as far as it can be paid, which is
+optimal for the relaxed problem. Gains are what the model's outputs feel (`tnkit.nn.sensitivity`) where that is known,
+and otherwise shares of each layer's own energy (S²/ΣS²). A layer that would not be smaller stays dense.
 """
 
 from __future__ import annotations
@@ -63,19 +63,6 @@ class Ladder:
             return Ladder(cost[rows], error[rows], rows)
         return Ladder(np.append(cost[rows], dense_cost), np.append(error[rows], 0.0), np.append(rows, -1))
 
-    def envelope(self) -> list[int]:
-        """Positions of the lower convex hull of (cost, error), from the cheapest choice to the most exact."""
-        hull: list[int] = []
-        for k in range(len(self.cost)):
-            while len(hull) >= 2 and self._slope(hull[-2], hull[-1]) <= self._slope(hull[-1], k):
-                hull.pop()
-            hull.append(k)
-        return hull
-
-    def _slope(self, a: int, b: int) -> float:
-        """Error removed for each unit of cost."""
-        return float(self.error[a] - self.error[b]) / float(self.cost[b] - self.cost[a])
-
 
 def allocate(ladders: Sequence[Ladder], budget: int, unit: str = "parameters") -> list[int]:
     """The position on each ladder such that the costs together stay within the budget.
@@ -96,23 +83,37 @@ def allocate(ladders: Sequence[Ladder], budget: int, unit: str = "parameters") -
         >>> steep = Ladder.of(np.array([1, 2, 3]), np.array([0.9, 0.1, 0.05]), dense_cost=9)
         >>> flat = Ladder.of(np.array([1, 2, 3]), np.array([0.9, 0.8, 0.7]), dense_cost=9)
         >>> allocate([steep, flat], budget=4)
-        [2, 0]
+        [1, 1]
     """
-    at = [0] * len(ladders)
     left = budget - _require_possible(ladders, budget, unit)
-    hulls = [ladder.envelope() for ladder in ladders]
-    heap = [(-ladders[k]._slope(h[0], h[1]), k, 1) for k, h in enumerate(hulls) if len(h) > 1]
-    heapq.heapify(heap)
+    greedy, uniform = _greedy(ladders, left), allocate_uniform(ladders, budget, unit)
+    return min(greedy, uniform, key=lambda at: sum(float(x.error[k]) for x, k in zip(ladders, at, strict=True)))
+
+
+def _greedy(ladders: Sequence[Ladder], left: int) -> list[int]:
+    """Again and again the step with the best gain per cost that still fits."""
+    at = [0] * len(ladders)
+    heap: list[tuple[float, int, int]] = []
+
+    def push(k: int) -> None:
+        """The next vertex of the ladder's envelope, of the part that can be paid."""
+        ladder, here = ladders[k], at[k]
+        top = int(np.searchsorted(ladder.cost, ladder.cost[here] + left, side="right"))
+        if top > here + 1:
+            extra = ladder.cost[here + 1 : top] - ladder.cost[here]
+            rate = (ladder.error[here] - ladder.error[here + 1 : top]) / extra
+            step = int(rate.argmax())
+            heapq.heappush(heap, (-float(rate[step]), k, here + 1 + step))
+
+    for k in range(len(ladders)):
+        push(k)
     while heap:
-        _, k, step = heapq.heappop(heap)
-        ladder, hull = ladders[k], hulls[k]
-        extra = int(ladder.cost[hull[step]] - ladder.cost[at[k]])
-        if extra > left:
-            continue  # this layer waits for the second pass
-        left, at[k] = left - extra, hull[step]
-        if step + 1 < len(hull):
-            heapq.heappush(heap, (-ladder._slope(hull[step], hull[step + 1]), k, step + 1))
-    return _use_the_rest(ladders, at, left)
+        _, k, target = heapq.heappop(heap)
+        extra = int(ladders[k].cost[target] - ladders[k].cost[at[k]])
+        if extra <= left:
+            left, at[k] = left - extra, target
+        push(k)
+    return at
 
 
 def allocate_uniform(ladders: Sequence[Ladder], budget: int, unit: str = "parameters") -> list[int]:
@@ -148,28 +149,3 @@ def _require_possible(ladders: Sequence[Ladder], budget: int, unit: str) -> int:
             f"({least / max(dense, 1):.1%}). Give {least:,} or more, or loosen rank, keep and max_error of the layers."
         )
     return least
-
-
-def _use_the_rest(ladders: Sequence[Ladder], at: list[int], left: int) -> list[int]:
-    """Spend what the envelope left over: again and again the step with the best gain per cost that fits."""
-    heap: list[tuple[float, int, int]] = []
-
-    def push(k: int) -> None:
-        ladder, here = ladders[k], at[k]
-        top = int(np.searchsorted(ladder.cost, ladder.cost[here] + left, side="right"))
-        if top <= here + 1:
-            return
-        extra = ladder.cost[here + 1 : top] - ladder.cost[here]
-        rate = (ladder.error[here] - ladder.error[here + 1 : top]) / extra
-        step = int(rate.argmax())
-        heapq.heappush(heap, (-float(rate[step]), k, here + 1 + step))
-
-    for k in range(len(ladders)):
-        push(k)
-    while heap:
-        _, k, target = heapq.heappop(heap)
-        extra = int(ladders[k].cost[target] - ladders[k].cost[at[k]])
-        if extra <= left:
-            left, at[k] = left - extra, target
-        push(k)
-    return at

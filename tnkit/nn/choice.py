@@ -45,6 +45,12 @@ class Choice:
     energy: float
 
     @property
+    def who(self) -> str:
+        """The layer in words, for messages."""
+        kind = type(self.item.layer).__name__
+        return f"layer {self.item.name!r} ({kind})" if self.item.name else f"this {kind}"
+
+    @property
     def weight(self) -> Tensor:
         """The dense weight, detached."""
         found = self.item.layer.weight
@@ -75,7 +81,7 @@ class Choice:
         """
         spec, grid = self.item.spec, self.grid
         if spec.asked_rank is not None:
-            return grid.index(spec.asked_rank)
+            return grid.index(spec.asked_rank, self.who)
         if spec.is_free():
             return None
         rows = allowed_rows(self)
@@ -84,7 +90,7 @@ class Choice:
         good = rows[self.error[rows] <= spec.max_error**2]
         if len(good) == 0:
             raise BudgetError(
-                f"{spec!r} on layer {self.item.name!r}: within keep={spec.keep} the relative error is at least "
+                f"{spec!r} on {self.who}: within keep={spec.keep} the relative error is at least "
                 f"{float(self.error[rows].min()) ** 0.5:.4g}, above max_error={spec.max_error}. Loosen one of them."
             )
         return int(good[np.lexsort((self.error[good], grid.n_params[good]))[0]])
@@ -119,7 +125,7 @@ def allowed_rows(choice: Choice) -> Ints:
     rows = np.flatnonzero(cost <= int(spec.keep * numel))
     if len(rows) == 0:
         raise BudgetError(
-            f"{spec!r} on layer {choice.item.name!r}: keep={spec.keep} of {numel:,} is "
+            f"{spec!r} on {choice.who}: keep={spec.keep} of {numel:,} is "
             f"{int(spec.keep * numel):,} parameters, but the smallest rank takes {int(cost.min()):,}. "
             f"Use keep >= {int(cost.min()) / numel:.4f}, or rank=."
         )
@@ -129,7 +135,7 @@ def allowed_rows(choice: Choice) -> Ints:
 def least_cost(choice: Choice) -> int:
     """The fewest parameters that the specification allows; the dense layer counts."""
     rank = choice.item.spec.asked_rank
-    rows = allowed_rows(choice) if rank is None else np.array([choice.grid.index(rank)])
+    rows = allowed_rows(choice) if rank is None else np.array([choice.grid.index(rank, choice.who)])
     return min(int(choice.params[rows].min()), choice.dense_params)
 
 

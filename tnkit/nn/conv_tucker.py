@@ -20,7 +20,7 @@ from tnkit.nn.weighted import weighted_basis
 __all__ = ["ConvTucker"]
 
 #: Directions that the calibration data does not see get this share of the largest singular value as their weight.
-UNSEEN = 1e-7
+UNSEEN = 1e-5
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -30,6 +30,8 @@ from tnkit.registry import Registry
 __all__ = ["LAYER_SPECS", "ChannelSVD", "Execution", "LayerSpec", "LowRankLayer", "RankGrid", "Tucker2"]
 
 Execution: TypeAlias = Literal["factored", "materialized", "auto"]
+#: Share of the plain energy that counts beside the metric, so that ranks are ordered also where the metric is singular.
+UNSEEN = 1e-9
 EXECUTIONS = ("factored", "materialized", "auto")
 Ints: TypeAlias = "np.ndarray[Any, np.dtype[np.int64]]"
 Floats: TypeAlias = "np.ndarray[Any, np.dtype[np.float64]]"
@@ -54,7 +56,7 @@ class RankGrid:
     in_macs: Ints
     out_macs: Ints
 
-    def index(self, rank: tuple[int, ...]) -> int:
+    def index(self, rank: tuple[int, ...], who: str = "this layer") -> int:
         """The row of a rank.
 
         Raises:
@@ -65,8 +67,8 @@ class RankGrid:
         if len(found) == 0:
             top = tuple(int(r) for r in self.ranks.max(axis=0))
             raise RankError(
-                f"rank {rank} is not admissible here. Use {len(top)} rank(s) of 1 … {top}, each at most the product "
-                "of what it is joined to, or give keep= or max_error= instead."
+                f"rank {rank} is not admissible for {who}. Use {len(top)} rank(s) of 1 … {top}, each at most the "
+                "product of what it is joined to, or give keep= or max_error= instead."
             )
         return int(found[0])
 
@@ -175,10 +177,12 @@ class _MatrixSpec(LayerSpec):
 
     def errors(self, view: WeightView, weight: Tensor, metric: Metric) -> tuple[Floats, float]:
         """Σ of the dropped S_i², over all groups."""
-        energy: Tensor | float = 0.0
-        for basis in self.bases(view, weight, metric):
-            energy = basis.s.square() + energy
-        assert isinstance(energy, Tensor)
+        bases = self.bases(view, weight, metric)
+        energy = torch.stack([basis.s.square() for basis in bases]).sum(0)
+        plain = torch.stack([basis.plain_energy() for basis in bases]).sum(0)
+        energy = energy + UNSEEN * plain * (
+            energy.sum() / plain.sum().clamp_min(1e-300)
+        )  # what calibration did not see
         tail = energy.flip(0).cumsum(0).flip(0)
         return np.append(tail[1:].cpu().numpy(), 0.0), float(tail[0])
 

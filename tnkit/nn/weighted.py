@@ -45,6 +45,10 @@ class WeightedBasis:
         u = self.u[:, :rank]
         return self.rows.undo(u), u.mT @ self.rows.apply(self.weight)
 
+    def plain_energy(self) -> Tensor:
+        """(k,) what each direction holds of ‖F^½ W‖², whatever the inputs are."""
+        return (self.u.mT @ self.rows.apply(self.weight)).square().sum(dim=1)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RowMetric:
