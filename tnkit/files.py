@@ -349,6 +349,20 @@ def write_safetensors(path: PathLikeStr, tensors: Mapping[str, Tensor], metadata
             save_file(plain, temporary, metadata=dict(metadata) or None)
         except (KeyError, ValueError) as error:
             raise DTypeError(f"{file}: safetensors cannot hold these values ({error}). Convert them first.") from None
+        _sort_metadata(temporary)
+
+
+def _sort_metadata(file: Path) -> None:
+    """Put the metadata in order of name, in place: safetensors shuffles it, and equal values make equal files."""
+    with file.open("r+b") as stream:
+        length = int.from_bytes(stream.read(LENGTH_BYTES), "little")
+        header = json.loads(stream.read(length))
+        if "__metadata__" in header:
+            header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+        if len(text) <= length:
+            stream.seek(LENGTH_BYTES)
+            stream.write(text.ljust(length))
 
 
 def _plain(t: Tensor, seen: set[int]) -> Tensor:

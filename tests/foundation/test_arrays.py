@@ -139,7 +139,7 @@ def test_lazy_conjugates_are_resolved():
         (np.array(["2020-01-01"], dtype="M8[D]"), tk.DTypeError, "not numeric"),
         ("text", tk.TnkitError, "photo"),
         (None, tk.TnkitError, "photo"),
-        (torch.ones(2, 2).to_sparse(), tk.DTypeError, "sparse tensor .* to_dense"),
+        (torch.ones(2, 2).to_sparse(), tk.DTypeError, "sparse tensor .*to_dense"),
         (torch.ones(2, device="meta"), tk.DTypeError, "meta tensor"),
     ],
     ids=lambda v: type(v).__name__ if not isinstance(v, str) else v[:12],

@@ -274,7 +274,8 @@ class _Run:
             before = inf if self.best is None else self.best.heldout
             trial = self.annealed(ranks) if small else kinds[number % len(kinds)](ranks)
             self.keep(trial)
-            agrees = before < inf and abs(trial.heldout - before) <= 0.02 * before
+            sound = trial.heldout <= 2 * trial.train
+            agrees = sound and before < inf and abs(trial.heldout - before) <= 0.02 * before
             if self.done or agrees or not self.worth_another():
                 return
 
@@ -330,7 +331,7 @@ class _Run:
         if self.held is None:
             return
         misses = 0
-        while not self.done and misses < 2:
+        while not self.done and misses < (4 if self.work(trial.ranks) < CHEAP else 2):
             ranks = self.next_ranks(trial.ranks)
             if ranks is None:
                 break

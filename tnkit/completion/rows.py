@@ -1,15 +1,15 @@
-"""Least squares for the rows of one node: the normal equations of each row, or conjugate gradients where they are large.
+"""Least squares for the rows of one node: normal equations of each row, or conjugate gradients where they are large.
 
 For the row a of a node, with h_e the rest of the network at entry e and w_e its weight,
 
     (Σ_e w_e h̄_e h_eᵀ + κΓ) δ = Σ_e w_e h̄_e r_e − κΓ a,     a ← a + δ,
 
-where r is what is left of the observed values, and Γ = Σ h̄ hᵀ over ALL positions of the row, observed or not, times the
-share that is observed. κ‖x̂‖² over the whole array is what it penalises: it does not depend on the gauge of the bonds,
-and large values where nothing is observed cost. Solving for the change δ keeps the accuracy of r.
+where r is what is left of the observed values, and Γ = Σ h̄ hᵀ over ALL positions of the row, observed or not, times
+the share that is observed. κ‖x̂‖² over the whole array is what it penalises: it does not depend on the gauge of the
+bonds, and large values where nothing is observed cost. Solving for the change δ keeps the accuracy of r.
 
-References: Zhou, Wilkinson, Schreiber, Pan 2008, doi:10.1007/978-3-540-68880-8_32 (alternating least squares on observed
-entries); Grasedyck, Kluge, Krämer 2015, doi:10.1137/130942401 (for tensor trains).
+References: Zhou, Wilkinson, Schreiber, Pan 2008, doi:10.1007/978-3-540-68880-8_32 (alternating least squares on
+observed entries); Grasedyck, Kluge, Krämer 2015, doi:10.1137/130942401 (for tensor trains).
 """
 
 from __future__ import annotations
@@ -156,9 +156,7 @@ def whole_gram(net: Entrywise, node: int, nodes: Sequence[Tensor]) -> Tensor:
     return gram.expand(*full, size, size).reshape(-1, size, size)
 
 
-def _by_normal_equations(
-    rows: Rows, table: Tensor, kappa: float, whole: Tensor | None
-) -> tuple[Tensor, Tensor]:
+def _by_normal_equations(rows: Rows, table: Tensor, kappa: float, whole: Tensor | None) -> tuple[Tensor, Tensor]:
     blocks = rows.net.blocks[rows.node]
     m = table.shape[1]
     changes, residual2 = [], table.real.new_zeros(())

@@ -10,6 +10,7 @@ from tnkit.decompose.matrix_svd import MatrixSVD
 from tnkit.decompose.measure import relative_error
 from tnkit.decompose.ring_als import RingALS
 from tnkit.decompose.ring_svd import RingSVD
+from tnkit.decompose.rounding_fallback import round_dense
 from tnkit.decompose.run import error_floor, run, scaled
 from tnkit.decompose.st_hosvd import STHOSVD
 from tnkit.decompose.tree_svd import TreeSVD
@@ -38,6 +39,7 @@ __all__ = [
     "error_floor",
     "methods_for",
     "relative_error",
+    "round_dense",
     "run",
     "scaled",
 ]

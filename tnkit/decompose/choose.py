@@ -33,6 +33,9 @@ PREFERRED: dict[str, tuple[str, ...]] = {
     "network": ("tree_svd", "als"),
 }
 
+#: What goes before that list where ranks alone are asked: a direct method's error can then be lowered at no cost in size.
+BY_RANKS: dict[str, tuple[str, ...]] = {"tucker": ("hooi",)}
+
 
 def asked_for(target: Target) -> frozenset[str]:
     """Which of rank, eps and budget are given."""
@@ -43,7 +46,8 @@ def asked_for(target: Target) -> frozenset[str]:
 def methods_for(layout: Layout, target: Target) -> list[Method]:
     """The methods that fit this layout and meet what is asked, best first."""
     key = layout.name if layout.name in PREFERRED else "network"
-    first = [name for name in PREFERRED[key] if name in METHODS]
+    by_ranks = BY_RANKS.get(key, ()) if asked_for(target) == {"rank"} else ()
+    first = [name for name in dict.fromkeys([*by_ranks, *PREFERRED[key]]) if name in METHODS]
     names = [*first, *(name for name in METHODS if name not in first)]
     found: list[Method] = []
     for name in names:

@@ -1,8 +1,8 @@
 """The best shape of a Tucker core, from one cumulative sum.
 
 In the HOSVD's bases the error of a core that is cut to its leading corner is the energy outside of the corner. A
-cumulative sum of the squared entries along all modes gives the energy of every corner at once, so the cheapest shape for
-an error, or the best for a size, is found among all of them.
+cumulative sum of the squared entries along all modes gives the energy of every corner at once, so the cheapest shape
+for an error, or the best for a size, is found among all of them.
 """
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ class CPALS(RankSearch):
         control = steps_of(problem, max_steps=self.max_steps, tol=self.tol, goal=goal, quick=quick)
         if start is not None:
             weights, first, *others = start
-            start = balanced((first * weights, *others))
+            start = (torch.ones_like(weights), first * weights, *others)  # new terms: zero in the first factor alone
         best = self._fit(problem, ranks[0], start, control, quick=quick)
         weights, *factors = best.tensors
         tensors = normalised((factors[0] * weights, *factors[1:]))

@@ -90,7 +90,8 @@ def _grouping(shape: Sequence[int], rank: int) -> tuple[tuple[int, ...], tuple[i
 def _real_basis(vectors: Tensor) -> Tensor:
     """Real parts and imaginary parts of conjugated pairs of eigenvectors: a real basis of the same space."""
     parts = torch.where(vectors.imag.sum(0) < 0, vectors.imag, vectors.real)
-    return parts / torch.linalg.vector_norm(parts, dim=0).clamp_min(torch.finfo(parts.dtype).tiny)
+    norms: Tensor = torch.linalg.vector_norm(parts, dim=0)
+    return parts / norms.clamp_min(torch.finfo(parts.dtype).tiny)
 
 
 def _apart(columns: Tensor, shape: Sequence[int]) -> list[Tensor]:

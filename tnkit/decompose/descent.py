@@ -26,7 +26,17 @@ from tnkit.solvers import (
     iterate,
 )
 
-__all__ = ["NEWTON_MOST", "NEWTON_QUICK", "Start", "Sweeps", "Trial", "descend", "descend_from", "ended", "rounding_error"]
+__all__ = [
+    "NEWTON_MOST",
+    "NEWTON_QUICK",
+    "Start",
+    "Sweeps",
+    "Trial",
+    "descend",
+    "descend_from",
+    "ended",
+    "rounding_error",
+]
 
 #: Networks of at most this many parameters take Gauss–Newton steps, in a search for ranks and otherwise.
 NEWTON_QUICK, NEWTON_MOST = 300, 1500
@@ -160,8 +170,8 @@ def descend_from(
 ) -> Trial:
     """The best of several starts.
 
-    A small problem goes through each start to its end, until one is exact, reaches the target, or `agree` of them end at
-    the same best error. In a large one each start gets `first_steps`, and the best of them goes on.
+    A small problem goes through each start to its end, until one is exact, reaches the target, or `agree` of them end
+    at the same best error. In a large one each start gets `first_steps`, and the best of them goes on.
 
     Args:
         problem: the array and the network.
@@ -173,13 +183,15 @@ def descend_from(
         agree: how many equal ends are enough.
     """
     pool = list(starts)
-    pool[0] = _made(pool[0])
-    parameters = sum(t.numel() for t in pool[0])
+    first = pool[0] = _made(pool[0])
+    parameters = sum(t.numel() for t in first)
     small = parameters <= newton and problem.x.numel() <= 2**21
     if len(pool) > 1 and not small:
         heats: list[Trial] = []
         for start in pool:
-            heats.append(descend(problem, _made(start), replace(control, max_steps=first_steps), ridge=ridge, newton=newton))
+            heats.append(
+                descend(problem, _made(start), replace(control, max_steps=first_steps), ridge=ridge, newton=newton)
+            )
             if ended(heats[-1].status) or heats[-1].status is REACHED:
                 break
         best = min(heats, key=lambda t: t.error)

@@ -52,8 +52,8 @@ def _by_ranks(problem: Problem, ranks: tuple[int, ...]) -> Nested:
 def _within(problem: Problem) -> Fit:
     """First a rough tree, then all ranks together in it.
 
-    A large array is first reduced to a Tucker core. What that loses lies outside of the range of its factors, and all that
-    follows inside, so the squared errors add up exactly.
+    A large array is first reduced to a Tucker core. What that loses lies outside of the range of its factors, and all
+    that follows inside, so the squared errors add up exactly.
     """
     layout, target = problem.layout, problem.target
     x, factors, norm2, outside2 = problem.x.detach(), None, exact_norm2(problem), 0.0

@@ -76,7 +76,9 @@ def _within(problem: Problem, control: Control) -> tuple[Compressed, Outcome[Com
     rough = compress_tucker(problem)
     start = fit_within(problem, rough)
     sweeps = _Sweeps(rough.core, energy(rough.core.reshape(1, -1)), control)
-    seen = Compressed(start.core, [a.mH @ f for a, f in zip(rough.factors, start.factors, strict=True)], start.lost2 - rough.lost2)
+    seen = Compressed(
+        start.core, [a.mH @ f for a, f in zip(rough.factors, start.factors, strict=True)], start.lost2 - rough.lost2
+    )
     found, outcome = sweeps.improve(seen)
     allowed = allowed2(problem)
     history = list(outcome.history)
@@ -156,7 +158,7 @@ class _Sweeps:
         return Compressed(core, factors, lost), sqrt(lost / self.norm2)
 
     def branch(self, x: Tensor, modes: list[int], factors: list[Tensor], ranks: Sequence[int]) -> Tensor:
-        """Update the factors of `modes` in an array whose other modes are contracted; gives it with these contracted too."""
+        """Update the factors of `modes` in an array whose other modes are contracted; give it with these contracted."""
         if len(modes) == 1:
             (k,) = modes
             matrix = x.movedim(k, 0).reshape(x.shape[k], -1)
@@ -166,12 +168,17 @@ class _Sweeps:
         half = (len(modes) + 1) // 2
         first, second = modes[:half], modes[half:]
         part = x
-        for k in reversed(second):
+        for k in _most_reducing(second, x, ranks):
             part = contract_mode(part, k, factors[k])
         self.branch(part, first, factors, ranks)
-        for k in first:
+        for k in _most_reducing(first, x, ranks):
             x = contract_mode(x, k, factors[k])
         return self.branch(x, second, factors, ranks)
+
+
+def _most_reducing(modes: Sequence[int], x: Tensor, ranks: Sequence[int]) -> list[int]:
+    """The modes in the order that makes the array smallest soonest; ties from the last, whose product is one GEMM."""
+    return sorted(modes, key=lambda k: (ranks[k] / x.shape[k], -k))
 
 
 def contract_mode(x: Tensor, mode: int, factor: Tensor) -> Tensor:

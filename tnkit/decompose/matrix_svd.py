@@ -25,8 +25,8 @@ __all__ = ["MatrixSVD", "rank_limit"]
 class MatrixSVD(Method):
     """The truncated SVD, which is the best approximation there is.
 
-    Low rank: of the matrix. Kronecker sums: of the matrix whose rows are the left factors' entries. Block TT and Monarch:
-    of every block, all of one rank.
+    Low rank: of the matrix. Kronecker sums: of the matrix whose rows are the left factors' entries. Block TT and
+    Monarch: of every block, all of one rank.
 
     Example:
         >>> import torch, tnkit as tk

@@ -1,7 +1,7 @@
 """Sweeps of alternating least squares for CP in about two passes over the array.
 
-The product of an unfolding with a Khatri–Rao product (MTTKRP) for all modes: the modes are cut in two runs, L and R. One
-product with the Khatri–Rao product of R serves all modes of L, one with that of L serves all of R; what is left are
+The product of an unfolding with a Khatri–Rao product (MTTKRP) for all modes: the modes are cut in two runs, L and R.
+One product with the Khatri–Rao product of R serves all modes of L, one with that of L serves all of R; what is left are
 products with small tensors (dimension tree: Phan, Tichavský, Cichocki, doi:10.1109/TSP.2013.2269903). Factors are held
 as (r, n_k), so that every product reads its operands as they lie and no array is permuted.
 """

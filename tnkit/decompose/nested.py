@@ -1,10 +1,11 @@
 """Nested projections: a dense array as a tree network, leaves first.
 
 Each node but the root projects the array on the leading singular vectors of what stands below it, inside what the nodes
-below have left. All of these are orthogonal projections, each in the range of those before, so the squared errors add up
-exactly: at most the sum of the tails of all cuts, which is quasi-optimal with the root of the number of cuts. The order is
-free; nodes whose modes lie at an end of the array come first, the cheapest before the others, so that the whole array is
-never moved.
+below have left. All of these are orthogonal projections, each in the range of those before, so the squared errors add
+up
+exactly: at most the sum of the tails of all cuts, which is quasi-optimal with the root of the number of cuts. The order
+is free; nodes whose modes lie at an end of the array come first, the cheapest before the others, so that the whole
+array is never moved.
 
 References: Vannieuwenhoven, Vandebril & Meerbergen 2012, doi:10.1137/110836067 (Tucker, sequentially truncated);
 Grasedyck 2010, doi:10.1137/090764189 (trees).
@@ -86,7 +87,7 @@ class _Projection:
     ) -> None:
         self.tree, self.ranks, self.gen, self.root, self.rough = tree, ranks, gen, root, rough
         labels = tree.topology.output
-        order = sorted(range(x.ndim), key=lambda k: -x.stride(k))  # as the array lies in memory
+        order = sorted(range(x.ndim), key=x.stride, reverse=True)  # as the array lies in memory
         self.left = x.permute(order).contiguous()
         self.labels = [labels[k] for k in order]
         self.norm2, self.lost, self.certain = norm2, 0.0, True

@@ -262,8 +262,11 @@ def least_ranks(problem: Problem, limits: Ranks, *, each: bool = False) -> Ranks
         sizes = layout.label_sizes(ranks)
         return all(prod(sizes[label] for label in labels) >= need for labels, need in needs)
 
+    def alone(b: int) -> int:
+        return _first(lambda r: possible(_put(limits, b, r)), limits[b])
+
     if each:
-        return tuple(_first(lambda r, b=b: possible(_put(limits, b, r)), limits[b]) for b in range(len(limits)))
+        return tuple(alone(b) for b in range(len(limits)))
     uniform = _first(lambda r: possible(tuple(min(r, limit) for limit in limits)), max(limits, default=1))
     return tuple(min(uniform, limit) for limit in limits)
 

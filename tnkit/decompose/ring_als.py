@@ -104,7 +104,9 @@ class RingALS(RankSearch):
         if self.start != "random":
             known = direct_fit(problem, ("ring_svd",), Target(ranks=ranks))
             if known is not None:
-                found.append(resized(problem.layout.topology, known.tensors, _bonds(problem.layout, ranks), problem.rng))
+                found.append(
+                    resized(problem.layout.topology, known.tensors, _bonds(problem.layout, ranks), problem.rng)
+                )
         if self.start == "auto" and not quick:
             found += random_starts(problem, ranks, 2)
             found.append(lambda: self._cut_down(problem, ranks))

@@ -1,4 +1,4 @@
-"""Ring SVD: the tensor ring of a dense array by successive projections, with the first cut split in two and the modes shifted.
+"""Ring SVD: the ring of a dense array by successive projections, its first cut split in two and its modes shifted.
 
 One mode is cut off, its rank R is split as r_0 · r_1, and the rest, whose last mode now carries r_0, is a tensor train.
 Which mode comes first and how R is split changes the size by integer factors, so the choices are tried.
@@ -92,8 +92,10 @@ class RingSVD(Method):
         return best
 
     def _best_of_compressed(self, problem: Problem) -> Ring:
-        """The starts are tried on a Tucker core; errors add up exactly, as all of it lies in the range of the factors."""
-        rough = compress_tucker(replace(problem, layout=TuckerSpec().layout(problem.x.shape), target=Target(eps=problem.target.eps)))
+        """The starts are tried on a Tucker core; errors add up exactly, as all lies in the range of the factors."""
+        rough = compress_tucker(
+            replace(problem, layout=TuckerSpec().layout(problem.x.shape), target=Target(eps=problem.target.eps))
+        )
         left2 = max((allowed2(problem) or 0.0) - rough.lost2, floor2(problem))
         norm = float(torch.linalg.vector_norm(rough.core))
         inner = replace(problem, x=rough.core, norm=norm, target=replace(problem.target, eps=sqrt(left2) / norm))

@@ -1,7 +1,7 @@
 """ST-HOSVD: Tucker by sequential truncation, the cheapest mode first; the core's shape from its cumulative energy.
 
-References: Vannieuwenhoven, Vandebril & Meerbergen 2012, doi:10.1137/110836067; De Lathauwer, De Moor & Vandewalle 2000,
-doi:10.1137/S0895479896305696.
+References: Vannieuwenhoven, Vandebril & Meerbergen 2012, doi:10.1137/110836067; De Lathauwer, De Moor & Vandewalle
+2000, doi:10.1137/S0895479896305696.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ class STHOSVD(Method):
     name: ClassVar[str] = "st_hosvd"
     formats: ClassVar[tuple[str, ...]] = ("tucker",)
     deterministic: ClassVar[bool] = False
-    summary: ClassVar[str] = "ST-HOSVD, direct and quasi-optimal; the core's shape from one cumulative sum of its energies"
+    summary: ClassVar[str] = (
+        "ST-HOSVD, direct and quasi-optimal; the core's shape from one cumulative sum of its energies"
+    )
 
     def fit(self, problem: Problem) -> Fit:
         """See `Method.fit`. Cost: a few reads of the array and 2 N r flops where ranks are small."""
@@ -107,9 +109,14 @@ def outside2(core: Tensor, ranks: tuple[int, ...]) -> float:
     """The energy outside of a corner, summed over what lies outside, so that small ones are exact."""
     total = 0.0
     for k, r in enumerate(ranks):
-        part = core[tuple(slice(0, ranks[j]) if j < k else slice(r, None) if j == k else slice(None) for j in range(core.ndim))]
+        part = core[
+            tuple(slice(0, ranks[j]) if j < k else slice(r, None) if j == k else slice(None) for j in range(core.ndim))
+        ]
         if part.numel():
-            total += float(torch.linalg.vector_norm(part, dtype=torch.complex128 if part.is_complex() else torch.float64)) ** 2
+            total += (
+                float(torch.linalg.vector_norm(part, dtype=torch.complex128 if part.is_complex() else torch.float64))
+                ** 2
+            )
     return total
 
 

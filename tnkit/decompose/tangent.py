@@ -1,7 +1,7 @@
 """The derivative of a network's dense tensor with respect to its nodes, as far as Gauss–Newton needs it.
 
-With J_k = ∂x̂/∂θ_k, the blocks J_kᴴJ_m are small networks (the conjugated network without node k over the network without
-node m), so J is never formed.
+With J_k = ∂x̂/∂θ_k, the blocks J_kᴴJ_m are small networks (the conjugated network without node k over the network
+without node m), so J is never formed.
 """
 
 from __future__ import annotations
@@ -77,5 +77,8 @@ def _block(
 
 def scale(sizes: Sequence[int], curvature: Tensor) -> Tensor:
     """For each parameter the mean diagonal of its node's block."""
-    parts = [p.mean().clamp_min(torch.finfo(p.dtype).tiny).expand(len(p)) for p in curvature.diagonal().real.split(list(sizes))]
+    parts = [
+        p.mean().clamp_min(torch.finfo(p.dtype).tiny).expand(len(p))
+        for p in curvature.diagonal().real.split(list(sizes))
+    ]
     return torch.cat(parts)

@@ -77,4 +77,5 @@ def norm_of_tree(value: Format) -> Tensor:
     if torch.compiler.is_compiling() or graph or len({t.dtype for t in tensors}) > 1 or not is_tree(value.topology()):
         return norm_by_contraction(value)
     centre = max(range(len(tensors)), key=lambda k: tensors[k].numel())
-    return torch.linalg.vector_norm(tree_of(value.topology()).orthogonalize(tensors, centre)[centre])
+    norm: Tensor = torch.linalg.vector_norm(tree_of(value.topology()).orthogonalize(tensors, centre)[centre])
+    return norm

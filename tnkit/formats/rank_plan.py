@@ -75,9 +75,7 @@ def truncate_within(
     return plan.best(limits.error2)
 
 
-def _terms(
-    topology: Topology, bonds: Sequence[str], sizes: dict[str, int]
-) -> tuple[tuple[int, tuple[int, ...]], ...]:
+def _terms(topology: Topology, bonds: Sequence[str], sizes: dict[str, int]) -> tuple[tuple[int, tuple[int, ...]], ...]:
     """For each node the product of its fixed sizes, and the positions of its bonds."""
     place = {bond: k for k, bond in enumerate(bonds)}
     return tuple(
@@ -209,7 +207,11 @@ class RankPlan:
             for group in self.groups:
                 up = tuple(r + (b in group) for b, r in enumerate(found.ranks))
                 b = group[0]
-                if all(up[k] <= self.caps[k] for k in group) and self._possible(up, group) and self.cost(up) <= self.max_params:
+                if (
+                    all(up[k] <= self.caps[k] for k in group)
+                    and self._possible(up, group)
+                    and self.cost(up) <= self.max_params
+                ):
                     gain = float(self.spectra[b][up[b] - 1]) / max(self.cost(up) - self.cost(found.ranks), 1)
                     options.append((gain, up))
             if not options:

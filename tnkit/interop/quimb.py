@@ -77,8 +77,9 @@ def to_quimb_network(value: Format, *, backend: str = "numpy") -> Any:
         backend: "numpy" or "torch".
 
     Returns:
-        A TensorNetwork (complex where a constant is) whose mode k is the index "k{k}" and whose other indices are the labels of the topology. A label
-        may stand on more than two tensors, so contract it with `output_inds=[f"k{k}" for k in range(value.ndim)]`.
+        A TensorNetwork (complex where a constant is) whose mode k is the index "k{k}" and whose other indices are the
+        labels of the topology. A label may stand on more than two tensors, so contract it with `output_inds=[f"k{k}"
+        for k in range(value.ndim)]`.
 
     Raises:
         DTypeError: a Tensorized.

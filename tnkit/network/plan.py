@@ -24,7 +24,7 @@ import opt_einsum
 import torch
 from torch import Tensor
 
-from tnkit.errors import EquationError
+from tnkit.errors import EquationError, UnknownNameError
 from tnkit.network.constants import Constant, constant_of
 from tnkit.network.topology import Topology, TopologyKey
 from tnkit.registry import PROVIDERS, provider
@@ -34,6 +34,8 @@ __all__ = ["ContractionPlan", "Step", "contract", "plan"]
 Shape = tuple[int, ...]
 C = TypeVar("C", bound="Callable[..., Any]")
 LETTERS = string.ascii_letters
+#: The searches of opt_einsum.
+PATHS = ("auto", "auto-hq", "greedy", "dp", "optimal", "branch-all", "branch-2", "branch-1", "random-greedy")
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,7 @@ def plan(topology: Topology, shapes: Sequence[Sequence[int]], optimize: str = "a
     Raises:
         EquationError: the shapes do not fit the labels.
         MissingExtraError: the provider is not installed or not imported.
+        UnknownNameError: no such search.
     """
     return _plan(topology, tuple(tuple(int(n) for n in shape) for shape in shapes), optimize)
 
@@ -168,6 +171,9 @@ def _optimizer(name: str) -> Any:
         return PROVIDERS.get(f"path:{name}")()
     if name == "cotengra":
         return provider("path:cotengra", "interop")()
+    if name not in PATHS:
+        known = (*PATHS, *(p.removeprefix("path:") for p in PROVIDERS if p.startswith("path:")))
+        raise UnknownNameError(f"Unknown way to find a contraction order, optimize={name!r}. Known: {', '.join(known)}.")
     return name
 
 
