@@ -1,3 +1,37 @@
-"""Completion of arrays that are observed in part."""
+"""Completion of arrays that are observed in part: observations, one algorithm a file, and the front door.
 
-__all__: list[str] = []
+Example:
+    >>> import numpy as np
+    >>> from tnkit.completion import complete
+    >>> x = np.add.outer(np.arange(6.0), np.arange(5.0))
+    >>> x[1, 2] = np.nan
+    >>> done = complete(x, "tt", rank=2)
+    >>> round(float(done.filled[1, 2]), 4)
+    3.0
+"""
+
+from tnkit.completion.als import CompletionALS
+from tnkit.completion.base import (
+    NOTHING_MISSING,
+    CompletionFit,
+    CompletionMethod,
+    CompletionProblem,
+    register,
+)
+from tnkit.completion.front import complete
+from tnkit.completion.observations import Observations
+from tnkit.completion.result import Completion
+from tnkit.completion.tctv import TCTV
+
+__all__ = [
+    "NOTHING_MISSING",
+    "TCTV",
+    "Completion",
+    "CompletionALS",
+    "CompletionFit",
+    "CompletionMethod",
+    "CompletionProblem",
+    "Observations",
+    "complete",
+    "register",
+]

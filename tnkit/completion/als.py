@@ -176,7 +176,9 @@ class _Run:
 
     # --- fits -----------------------------------------------------------------------------------------------------------
 
-    def fit(self, start: Tensors, part: _Part, *, anneal: float, level: float, steps: int, refit: bool = False) -> _Trial:
+    def fit(
+        self, start: Tensors, part: _Part, *, anneal: float, level: float, steps: int, refit: bool = False
+    ) -> _Trial:
         """Sweeps from a start until the error has settled.
 
         Args:
@@ -351,9 +353,7 @@ class _Run:
         """All bonds raised, or None where nothing can grow."""
         step = max(1, max(ranks, default=1) // 4)
         cap = inf if self.method.max_rank is None else self.method.max_rank
-        raised = tuple(
-            int(max(r, min(r + step, most, cap))) for r, most in zip(ranks, self.layout.caps, strict=True)
-        )
+        raised = tuple(int(max(r, min(r + step, most, cap))) for r, most in zip(ranks, self.layout.caps, strict=True))
         return None if raised == ranks or self.layout.n_params(raised) > self.train.net.n else raised
 
     def one_by_one(self) -> None:

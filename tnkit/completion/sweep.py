@@ -121,16 +121,16 @@ def shrunk(layout: Layout, tensors: Sequence[Tensor], ranks: Sequence[int]) -> T
     topology = layout.topology
     for bond, rank in zip(layout.bonds, ranks, strict=True):
         holders = [
-            (p, topology.inputs[k].index(bond))
-            for p, k in enumerate(topology.parameters)
-            if bond in topology.inputs[k]
+            (p, topology.inputs[k].index(bond)) for p, k in enumerate(topology.parameters) if bond in topology.inputs[k]
         ]
         if nodes[holders[0][0]].shape[holders[0][1]] <= rank:
             continue
         if len(holders) == 2:
             _cut_pair(nodes, holders, rank)
         else:
-            score = torch.stack([nodes[p].movedim(axis, 0).reshape(nodes[p].shape[axis], -1).norm(dim=1).log() for p, axis in holders]).sum(0)
+            score = torch.stack(
+                [nodes[p].movedim(axis, 0).reshape(nodes[p].shape[axis], -1).norm(dim=1).log() for p, axis in holders]
+            ).sum(0)
             keep = torch.topk(score, rank).indices.sort().values
             for p, axis in holders:
                 nodes[p] = nodes[p].index_select(axis, keep)

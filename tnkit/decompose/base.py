@@ -110,6 +110,11 @@ class Method(ABC):
             Tensors that keep every limit of the target, or come as near as they can with a status that says so.
         """
 
+    @classmethod
+    def automatic(cls) -> Method:
+        """The config that the automatic choice takes: the defaults, unless a method says otherwise."""
+        return cls()
+
     @property
     def iterative(self) -> bool:
         """Whether it goes in steps: such a method has an option `max_steps`."""

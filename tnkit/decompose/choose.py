@@ -51,7 +51,7 @@ def methods_for(layout: Layout, target: Target) -> list[Method]:
     names = [*first, *(name for name in METHODS if name not in first)]
     found: list[Method] = []
     for name in names:
-        method: Method = METHODS.get(name)()
+        method: Method = METHODS.get(name).automatic()
         if method.takes(key) and asked_for(target) <= method.accepts and method.suits(layout):
             found.append(method)
     return found

@@ -40,8 +40,8 @@ __all__ = [
 
 #: Networks of at most this many parameters take Gauss–Newton steps, in a search for ranks and otherwise.
 NEWTON_QUICK, NEWTON_MOST = 300, 1500
-#: Operations, roughly, after which a small problem gets no further starts.
-WORK = 5e10
+#: Operations, roughly, after which a small problem gets no further starts, and those that any step takes.
+WORK, STEP = 1.5e10, 4e7
 #: Sweeps in which the error must fall by this factor; if it does not, Gauss–Newton takes over.
 BRISK, BRISK_SWEEPS = 0.3, 3
 
@@ -201,7 +201,7 @@ def descend_from(
         return replace(rest, history=best.history + rest.history)
     done: list[Trial] = []
     for start in pool:
-        if sum(len(t.history) for t in done) * float(parameters**3 + 100 * problem.x.numel()) > WORK:
+        if sum(len(t.history) for t in done) * float(parameters**3 + 100 * problem.x.numel() + STEP) > WORK:
             break
         done.append(descend(problem, _made(start), control, ridge=ridge, newton=newton))
         best = min(done, key=lambda t: t.error if isfinite(t.error) else inf)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import sqrt
+from math import prod, sqrt
 from typing import ClassVar
 
 import torch
@@ -17,13 +17,22 @@ from torch import Tensor
 from tnkit.decompose.allowance import allowed2, exact_norm2, known_error
 from tnkit.decompose.base import Fit, Method, Problem
 from tnkit.decompose.core_shape import Compressed, cheapest_core, turn_to_hosvd
-from tnkit.decompose.st_hosvd import STHOSVD, compress_tucker, corner, fit_by_ranks, fit_within
+from tnkit.decompose.st_hosvd import (
+    STHOSVD,
+    as_compressed,
+    compress_tucker,
+    corner,
+    fit_by_ranks,
+    fit_within,
+    nested_by_ranks,
+)
 from tnkit.linalg import energy, split
 from tnkit.registry import METHODS
-from tnkit.solvers import Control, Outcome, StepInfo, iterate
+from tnkit.solvers import CONVERGED, Control, Outcome, StepInfo, iterate
 
 __all__ = ["HOOI"]
 
+_LARGE = 2**20  # entries from which the sweeps run in compressed coordinates
 _REDUCTIONS = 12  # smaller core shapes that are tried
 
 
@@ -36,6 +45,7 @@ class HOOI(Method):
     Attributes:
         max_steps: sweeps.
         tol: a sweep that lowers the error by less than this, relative to itself, is the last.
+        gap: no sweep where ST-HOSVD is proven to be within this, relatively, of the best error at these ranks.
 
     Example:
         >>> import torch, tnkit as tk
@@ -47,10 +57,16 @@ class HOOI(Method):
 
     max_steps: int = 50
     tol: float = 1e-6
+    gap: float = 0.0
     name: ClassVar[str] = "hooi"
     formats: ClassVar[tuple[str, ...]] = ("tucker",)
     deterministic: ClassVar[bool] = False
     summary: ClassVar[str] = "HOOI from ST-HOSVD: alternating sweeps, a little better at equal ranks, and slower"
+
+    @classmethod
+    def automatic(cls) -> HOOI:
+        """Sweeps only where they could gain five per cent."""
+        return cls(gap=0.05)
 
     def fit(self, problem: Problem) -> Fit:
         """See `Method.fit`. Cost: for each sweep two products of the array (or of the compressed one) with a factor."""
@@ -60,15 +76,43 @@ class HOOI(Method):
         with torch.no_grad():
             target = problem.target
             if target.eps is None and target.max_params is None:
-                start, _ = fit_by_ranks(problem, problem.max_ranks)
-                sweeps = _Sweeps(problem.x, exact_norm2(problem), control)
-                found, outcome = sweeps.improve(start)
+                found, outcome = _at_ranks(problem, control, self.gap)
             else:
                 found, outcome = _within(problem, control)
         tensors = (found.core.contiguous(), *(f.contiguous() for f in found.factors))
         eps = torch.finfo(problem.x.dtype).eps
         certain = found.lost2 > 2000 * eps * problem.norm**2 and not eps > 1e-10
         return Fit(tensors, known_error(problem, found.lost2, certain), status=outcome.status, history=outcome.history)
+
+
+def _at_ranks(problem: Problem, control: Control, gap: float) -> tuple[Compressed, Outcome[Compressed]]:
+    """No sweeps where ST-HOSVD is proven good enough; else on the array, or on a large one in bases above the ranks.
+
+    Sweeps in such bases cost nothing beside finding them. They hold the best subspaces but for what those gain from directions beyond the leading ones of every mode.
+    """
+    ranks = problem.max_ranks
+    done = nested_by_ranks(problem, ranks)
+    start = as_compressed(done)
+    if start.lost2 <= (1 + gap) ** 2 * done.least2:
+        return start, Outcome(start, sqrt(start.lost2) / problem.norm, (), CONVERGED)
+    generous = tuple(min(cap, r + r // 4 + 8) for r, cap in zip(ranks, problem.layout.caps, strict=True))
+    if problem.x.numel() <= _LARGE or prod(generous) * 8 > problem.x.numel():
+        return _Sweeps(problem.x, exact_norm2(problem), control).improve(start)
+    rough, _ = fit_by_ranks(problem, generous)
+    start = corner(turn_to_hosvd(rough), ranks)
+    return _swept_inside(rough, start, control)
+
+
+def _swept_inside(
+    rough: Compressed, start: Compressed, control: Control
+) -> tuple[Compressed, Outcome[Compressed]]:
+    """Sweeps on the core of a compressed array, from a start in the array's own coordinates."""
+    sweeps = _Sweeps(rough.core, energy(rough.core.reshape(1, -1)), control)
+    inner = [a.mH @ f for a, f in zip(rough.factors, start.factors, strict=True)]
+    found, outcome = sweeps.improve(Compressed(start.core, inner, start.lost2 - rough.lost2))
+    factors = [a @ f for a, f in zip(rough.factors, found.factors, strict=True)]
+    whole = Compressed(found.core, factors, found.lost2 + rough.lost2)
+    return whole, replace(outcome, value=whole)
 
 
 def _within(problem: Problem, control: Control) -> tuple[Compressed, Outcome[Compressed]]:

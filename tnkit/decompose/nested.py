@@ -38,11 +38,13 @@ class Nested:
         tensors: in the order of the topology; all but the root are isometries towards it.
         lost2: the squared error.
         certain: whether that number is more than rounding.
+        least2: the largest part of the error that a single cut discards: no network of these ranks is below it.
     """
 
     tensors: list[Tensor]
     lost2: float
     certain: bool
+    least2: float
 
 
 def project_nested(
@@ -90,7 +92,7 @@ class _Projection:
         order = sorted(range(x.ndim), key=x.stride, reverse=True)  # as the array lies in memory
         self.left = x.permute(order).contiguous()
         self.labels = [labels[k] for k in order]
-        self.norm2, self.lost, self.certain = norm2, 0.0, True
+        self.norm2, self.lost, self.least, self.certain = norm2, 0.0, 0.0, True
         self.nodes: dict[int, Tensor] = {}
 
     def run(self) -> Nested:
@@ -101,7 +103,7 @@ class _Projection:
             self.project(waiting.pop(node))
         self.nodes[self.root] = self.as_node(self.left, self.labels, self.root)
         tensors = [self.nodes[k] for k in range(len(self.nodes))]
-        return Nested(tensors, self.lost, self.certain)
+        return Nested(tensors, self.lost, self.certain, self.least)
 
     def below(self, edge: Edge) -> list[str]:
         """The labels of what is left that the node takes."""
@@ -161,6 +163,7 @@ class _Projection:
             found = self.rough.split(a, rank, self.norm2, self.lost, side)
             lost, basis, rest = found.lost2, found.basis, found.rest
         self.lost += lost
+        self.least = max(self.least, lost)
         self.norm2 = max(self.norm2 - lost, 0.0)
         return (basis if side == "left" else basis.conj().resolve_conj()), rest
 

@@ -187,11 +187,13 @@ class _Search:
         top = self.ranks(best)
         low = least_ranks(self.problem, top, each=True)
         failed, done = 0.0, 1.0
+        seen = {top}
         for _ in range(HALVINGS):
             middle = (failed + done) / 2
             ranks = tuple(round(a ** (1 - middle) * b**middle) for a, b in zip(low, top, strict=True))
-            if self.over or ranks in (low, self.ranks(best)) and middle > 0.2:
+            if self.over or ranks in seen:
                 break
+            seen.add(ranks)
             trial = self.attempt(ranks, None if self.cold(ranks) else best)
             if self.reached(trial):
                 best, done = trial, middle
@@ -215,11 +217,8 @@ class _Search:
                 break
             saving = {b: self.layout.n_params(ranks) - self.layout.n_params(_put(ranks, b, ranks[b] - 1)) for b in bonds}
             bond = max(bonds, key=lambda b: (saving[b], -b))
-            lower = self.lowest(best, bond, low[bond])
-            if lower is best:
-                closed.add(bond)
-            else:
-                best = lower
+            best = self.lowest(best, bond, low[bond])
+            closed.add(bond)
         return best
 
     def lowest(self, best: Trial, bond: int, low: int) -> Trial:

@@ -15,7 +15,7 @@ from torch import Tensor
 from tnkit.decompose.allowance import allowed2, exact_norm2, floor2, known_error
 from tnkit.decompose.base import Fit, Method, Problem
 from tnkit.decompose.core_shape import Compressed, cheapest_core, turn_to_hosvd
-from tnkit.decompose.nested import project_nested
+from tnkit.decompose.nested import Nested, project_nested
 from tnkit.decompose.rough import SMALL, Rough, budget_caps
 from tnkit.formats.trees import tree_of
 from tnkit.registry import METHODS
@@ -62,11 +62,21 @@ class STHOSVD(Method):
 
 def fit_by_ranks(problem: Problem, ranks: tuple[int, ...]) -> tuple[Compressed, bool]:
     """ST-HOSVD of these ranks, and whether its error is certain."""
+    done = nested_by_ranks(problem, ranks)
+    return as_compressed(done), done.certain
+
+
+def nested_by_ranks(problem: Problem, ranks: tuple[int, ...]) -> Nested:
+    """The same as nested projections, with the least error that any Tucker tensor of these ranks has."""
     layout = problem.layout
     limits = dict(zip(layout.bonds, ranks, strict=True))
-    done = project_nested(problem.x, tree_of(layout.topology), limits, exact_norm2(problem), problem.rng)
+    return project_nested(problem.x, tree_of(layout.topology), limits, exact_norm2(problem), problem.rng)
+
+
+def as_compressed(done: Nested) -> Compressed:
+    """Core and factors of nested projections on a star."""
     core, *factors = done.tensors
-    return Compressed(core, factors, done.lost2), done.certain
+    return Compressed(core, factors, done.lost2)
 
 
 def compress_tucker(problem: Problem) -> Compressed:

@@ -52,6 +52,7 @@ class Format(ABC):
     """
 
     __slots__ = ()
+    __array_ufunc__: ClassVar[None] = None  # so that NumPy numbers leave products to us, and do not make arrays of them
     name: ClassVar[str]
 
     @abstractmethod

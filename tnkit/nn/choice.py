@@ -162,7 +162,7 @@ def with_errors(choice: Choice, seen: Seen | None) -> Choice:
     """The choice with its metric and the error of each rank in it."""
     spec, view = choice.item.spec, choice.view
     gradients = None if seen is None else seen.gradients
-    rows = None if gradients is None else gradients.gram / max(gradients.count, 1)
+    rows = None if gradients is None else gradients.shrunk_mean()
     metric = Metric(None if seen is None else spec.inputs(seen.stats), rows)
     error, energy = spec.errors(view, choice.weight, metric)
     relative = error / energy if energy > 0 else np.zeros_like(error)

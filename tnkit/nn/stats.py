@@ -76,6 +76,17 @@ class InputStats:
         mu = self.mean()
         return InputStats(self.gram - self.count * mu[:, :, None] * mu[:, None, :], self.total, self.count)
 
+    def shrunk_mean(self) -> Tensor:
+        """(g, n, n) mean outer product of the rows, drawn towards a multiple of the identity where rows are few.
+
+        The identity's share is n / (count + n): an estimate from fewer rows than columns is mostly noise.
+        """
+        n = self.gram.shape[-1]
+        mean = self.gram / max(self.count, 1)
+        share = n / (self.count + n)
+        level = mean.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None]
+        return (1 - share) * mean + share * level * torch.eye(n, dtype=mean.dtype, device=mean.device)
+
     def to(self, device: torch.device) -> InputStats:
         """The same on another device."""
         if self.gram.device == device:

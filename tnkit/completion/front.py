@@ -1,0 +1,175 @@
+"""The front door of completion: the boundary, the checks, the automatic choice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from math import isfinite
+from numbers import Real
+from time import monotonic
+from typing import Any
+
+from tnkit.arrays import ArrayLike
+from tnkit.completion.als import CompletionALS
+from tnkit.completion.base import NOTHING_MISSING, CompletionMethod, CompletionProblem
+from tnkit.completion.choice import choose_format, looks_like_an_image
+from tnkit.completion.observations import Observations
+from tnkit.completion.result import Completion
+from tnkit.completion.tctv import TCTV
+from tnkit.errors import MaskError, OptionError
+from tnkit.formats import FormatSpec, Layout, RankLike, as_spec, resolve_ranks
+from tnkit.network import Topology
+from tnkit.registry import COMPLETIONS
+from tnkit.report import listening
+from tnkit.rng import RngLike, generator
+from tnkit.solvers import CONVERGED, DIRECT, REACHED, Control, StepInfo
+
+__all__ = ["complete"]
+
+
+def complete(
+    x: ArrayLike | Observations,
+    format: str | FormatSpec | Topology = "auto",
+    *,
+    mask: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    rank: RankLike = "auto",
+    method: str | CompletionMethod = "auto",
+    time_limit_s: float | None = None,
+    rng: RngLike = 0,
+    progress: bool | Callable[[StepInfo], None] | None = None,
+) -> Completion:
+    """Fill in what is missing of an array, and estimate the error on it from entries that are held out.
+
+    Args:
+        x: an array whose missing entries are NaN; an array with `mask`; a `numpy.ma` array, which brings its own mask
+            (there True = missing); or `Observations(indices, values, shape)`, which is never made dense. It is not
+            changed, and what stands in a missing cell is not read.
+        format: a name ("tt", "tr", "tucker", "cp", "ht", "btd" …), a spec, an equation such as "ia,ajb,bk->ijk", or
+            "auto": T-CTV (which has no format) for what looks like an image, otherwise the best of tensor train, CP and
+            Tucker by the held-out error of a short fit.
+        mask: bool, of the shape of `x`: **True = observed**.
+        weights: of the shape of `x`, from 0 to 1: how much an entry counts in the fit. For `Observations` they are an
+            argument there.
+        rank: an int (every bond), a tuple, a mapping by bond, a fraction of the dense entries, or "auto": grown while
+            the held-out error falls.
+        method: "auto", "als", "tctv", or a config such as `CompletionALS(max_steps=50)`.
+        time_limit_s: seconds after which the best so far is given; so does Ctrl-C.
+        rng: a seed or a generator; 0 by default, so that the same call gives the same answer.
+        progress: True for a progress line on standard error, or a function that hears of every step.
+
+    Returns:
+        A `Completion`: `.filled` (the kind and dtype of `x`, observed entries unchanged bit by bit), `.tensor`,
+        `.predict(indices)`, `.heldout_error`, `.status`, `.history`.
+
+    Raises:
+        MaskError: a mask of another shape or kind, or nothing observed.
+        DataError: an empty array, or infinite values among the observed.
+        RankError, OptionError, ShapeError, EquationError, UnknownNameError: what is asked cannot be.
+
+    Example:
+        >>> import numpy as np
+        >>> from tnkit.completion import complete
+        >>> i, j, k = np.ogrid[:12, :12, :12]
+        >>> x = 1.0 * i * j + k
+        >>> holes = np.where(np.random.default_rng(0).random(x.shape) < 0.5, x, np.nan)
+        >>> bool(np.abs(complete(holes, "tt", rank=2).filled - x).max() < 1e-6)
+        True
+    """
+    begun = monotonic()
+    limit = _time_limit(time_limit_s)
+    obs = _observations(x, mask, weights)
+    chosen, spec, why = _request(obs, format, rank, method)
+    layout = None if spec is None else spec.layout(obs.shape)
+    ranks = None if layout is None or _is_auto(rank) else resolve_ranks(layout, rank)
+    if weights is not None and not chosen.weights:
+        raise OptionError(f'method "{chosen.name}" takes no weights. Use method="als", or leave weights out.')
+    gen = generator(rng, obs.values.device)
+    with listening(progress, label="completing") as hear:
+        control = Control(progress=hear).within(limit)
+        problem = CompletionProblem(obs, layout, ranks, gen, control)
+        if chosen.formats and layout is None:
+            short = chosen if isinstance(chosen, CompletionALS) else CompletionALS()
+            spec, why = choose_format(problem, short)
+            layout = spec.layout(obs.shape)
+            problem = replace(problem, layout=layout)
+        fit = chosen.fit(problem)
+    status = CONVERGED if fit.status is REACHED else fit.status
+    if obs.complete and status in (CONVERGED, DIRECT):
+        status = NOTHING_MISSING
+    return Completion(
+        observations=obs,
+        tensor=None if fit.tensors is None or layout is None else layout.build(fit.tensors),
+        dense=fit.dense,
+        heldout_error=fit.heldout_error,
+        train_error=fit.train_error,
+        status=status,
+        method=chosen.name,
+        why=why,
+        elapsed_s=monotonic() - begun,
+        history=fit.history,
+        back=obs.back,
+    )
+
+
+def _observations(x: Any, mask: Any, weights: Any) -> Observations:
+    if not isinstance(x, Observations):
+        return Observations.from_dense(x, mask, weights)
+    if mask is not None:
+        raise MaskError("x is given as Observations, which say themselves what is observed; leave mask out.")
+    if weights is not None:
+        raise OptionError(
+            "x is given as Observations; give the weights there: Observations(indices, values, shape, weights)."
+        )
+    return x
+
+
+def _is_auto(value: Any) -> bool:
+    return isinstance(value, str) and value == "auto"
+
+
+def _request(obs: Observations, format: Any, rank: Any, method: Any) -> tuple[CompletionMethod, FormatSpec | None, str]:
+    """The method, the format (None where it is still to be chosen, or there is none), and why."""
+    named = None if _is_auto(method) else _method(method)
+    if not _is_auto(format):
+        spec = as_spec(format)
+        if named is not None and not named.formats:
+            raise OptionError(
+                f'method "{named.name}" fits no format, so format={format!r} says nothing. Leave format out, or use method="als".'
+            )
+        return (
+            (CompletionALS(), spec, f"the method for any format; {spec.name} was asked for")
+            if named is None
+            else (
+                named,
+                spec,
+                "as asked for",
+            )
+        )
+    if not _is_auto(rank):
+        raise OptionError(f'rank={rank!r} with format "auto" says nothing. Name a format, or leave rank out.')
+    if named is not None:
+        return named, None, "as asked for"
+    if not obs.complete and looks_like_an_image(obs):
+        return TCTV(), None, "a smooth array with two long modes and few channels, as an image is"
+    return CompletionALS(), None, ""
+
+
+def _method(method: Any) -> CompletionMethod:
+    if isinstance(method, CompletionMethod):
+        return method
+    if isinstance(method, str):
+        made: CompletionMethod = COMPLETIONS.get(method)()
+        return made
+    known = ", ".join(COMPLETIONS.names())
+    raise OptionError(
+        f"method={method!r} is not known. Use 'auto', a name ({known}), or a config such as CompletionALS()."
+    )
+
+
+def _time_limit(limit: Any) -> float | None:
+    if limit is None:
+        return None
+    if isinstance(limit, bool) or not isinstance(limit, Real) or not isfinite(float(limit)) or not float(limit) > 0:
+        raise OptionError(f"time_limit_s={limit!r} must be a number of seconds above 0.")
+    return float(limit)
