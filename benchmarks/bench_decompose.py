@@ -1,8 +1,10 @@
 """Planted tensors with noise, decomposed at the planted ranks by tnkit and by the libraries that are installed."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
+from math import prod
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -12,6 +14,7 @@ import tnkit as tk
 from benchmarks.harness import Answer, Case, Contender
 from tnkit.report import FitReport
 
+T = TypeVar("T")
 HAS = {name: find_spec(name) is not None for name in ("tensorly", "torchtt", "tntorch", "quimb", "pyttb")}
 if HAS["tensorly"]:
     import tensorly
@@ -53,13 +56,17 @@ def tt_case(name: str, shape: tuple[int, ...], rank: int, noise: float, dtype: t
     who: dict[str, Contender] = {"tnkit": lambda x: tnkit_answer(tk.decompose(x, "tt", rank=rank))}
     if HAS["tensorly"]:
         who["tensorly"] = lambda x: tt_answer(tensor_train(x.numpy(), list(ranks)).factors)
+        who["tensorly (torch)"] = lambda x: tt_answer(on_torch(lambda: tensor_train(x, list(ranks)).factors))
+        who["tensorly (randomised)"] = lambda x: tt_answer(
+            tensor_train(x.numpy(), list(ranks), svd="randomized_svd").factors
+        )
     if HAS["torchtt"]:
         who["torchTT"] = lambda x: tt_answer(torchtt_cores(x, rank))
     if HAS["tntorch"]:
         who["tntorch"] = lambda x: tt_answer(tntorch.Tensor(x, ranks_tt=rank).cores)
     if HAS["quimb"]:
         who["quimb"] = lambda x: quimb_answer(x, rank)
-    return Case(f"{name}: {'×'.join(map(str, shape))}, rank {rank}", data, who)
+    return Case(f"{name}: {'×'.join(map(str, shape))}, rank {rank}", data, who, one_projection(shape, rank))
 
 
 def tucker_case(name: str, shape: tuple[int, ...], rank: int, noise: float) -> Case:
@@ -74,14 +81,21 @@ def tucker_case(name: str, shape: tuple[int, ...], rank: int, noise: float) -> C
         return with_noise(x, noise, gen)
 
     ranks = [rank] * len(shape)
-    who: dict[str, Contender] = {"tnkit": lambda x: tnkit_answer(tk.decompose(x, "tucker", rank=rank))}
+    who: dict[str, Contender] = {
+        "tnkit": lambda x: tnkit_answer(tk.decompose(x, "tucker", rank=rank)),
+        "tnkit ST-HOSVD": lambda x: tnkit_answer(tk.decompose(x, "tucker", rank=rank, method="st_hosvd")),
+    }
     if HAS["tensorly"]:
         who["tensorly HOOI"] = lambda x: tensorly_tucker(x, ranks)
+        who["tensorly HOOI (torch)"] = lambda x: on_torch(lambda: tensorly_tucker(x, ranks))
+        who["tensorly HOOI (torch, randomised)"] = lambda x: on_torch(
+            lambda: tensorly_tucker(x, ranks, svd="randomized_svd")
+        )
     if HAS["tntorch"]:
         who["tntorch"] = lambda x: tntorch_tucker(x, rank)
     if HAS["pyttb"]:
         who["pyttb ST-HOSVD"] = lambda x: pyttb_answer(x, ranks)
-    return Case(f"{name}: {'×'.join(map(str, shape))}, rank {rank}", data, who)
+    return Case(f"{name}: {'×'.join(map(str, shape))}, rank {rank}", data, who, one_projection(shape, rank))
 
 
 def with_noise(x: Tensor, noise: float, gen: torch.Generator) -> Tensor:
@@ -115,9 +129,28 @@ def quimb_answer(x: Tensor, rank: int) -> Answer:
     return Answer(lambda: torch.as_tensor(mps.to_dense()), sum(t.size for t in mps.tensors))
 
 
-def tensorly_tucker(x: Tensor, ranks: list[int]) -> Answer:
-    core, factors = found = tucker(x.numpy(), rank=ranks)
-    return Answer(lambda: torch.as_tensor(tensorly.tucker_to_tensor(found)), core.size + sum(f.size for f in factors))
+def tensorly_tucker(x: Tensor, ranks: list[int], **options: str) -> Answer:
+    core, factors = tucker(x if tensorly.get_backend() == "pytorch" else x.numpy(), rank=ranks, **options)
+    core, factors = torch.as_tensor(core), [torch.as_tensor(f) for f in factors]
+
+    def dense() -> Tensor:
+        y = core
+        for k, f in enumerate(factors):
+            y = torch.movedim(torch.tensordot(y, f, dims=([k], [1])), -1, k)
+        return y.contiguous()
+
+    return Answer(dense, core.numel() + sum(f.numel() for f in factors))
+
+
+def on_torch(work: Callable[[], T]) -> T:
+    """Run with tensorly's torch backend."""
+    with tensorly.backend_context("pytorch"):
+        return work()
+
+
+def one_projection(shape: tuple[int, ...], rank: int) -> float:
+    """Flops of one product of the array with `rank` vectors: no direct method does with less."""
+    return 2.0 * prod(shape) * rank
 
 
 def tntorch_tucker(x: Tensor, rank: int) -> Answer:

@@ -1,4 +1,4 @@
-"""The front doors: decompose, search, explain. The boundary, the automatic choice, errors in context."""
+"""The front doors: decompose, complete, search, explain. The boundary, the automatic choice, errors in context."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from tnkit.arrays import ArrayLike, as_tensor, require_finite
+from tnkit.completion import complete
 from tnkit.decompose import Target, as_method, methods_for, relative_error, run
 from tnkit.errors import BudgetError, OptionError, ShapeError
 from tnkit.formats import Budget, Format, FormatSpec, Layout, RankLike, as_budget, as_spec, resolve_ranks
@@ -20,7 +21,7 @@ from tnkit.rng import RngLike, generator
 from tnkit.search import Portfolio, SearchResult
 from tnkit.solvers import Control, StepInfo
 
-__all__ = ["Explanation", "decompose", "error", "explain", "round", "search"]
+__all__ = ["Explanation", "complete", "decompose", "error", "explain", "round", "search"]
 
 FormatLike = str | FormatSpec | Topology
 

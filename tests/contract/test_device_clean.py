@@ -103,7 +103,7 @@ def test_orthogonalize(name, device):
 def fits():
     for method in METHODS.names():
         formats = METHODS.get(method).formats
-        for name in (*FORMATS.names(), EQUATION) if "*" in formats else formats:
+        for name in ("btd", "blast", EQUATION) if "*" in formats else formats:
             if name in FORMATS or "->" in name:
                 yield method, name
 

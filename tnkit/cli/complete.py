@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from tnkit import api
+from tnkit import completion
 from tnkit.cli import options as o
 from tnkit.cli.guard import INTERRUPTED, warn
 from tnkit.cli.output import beside, finish, progress_wanted, require_free, require_report, write_report
@@ -85,7 +85,7 @@ def complete(
     stored = read_array(source, name)
     x = stored if stored.dtype.kind in "fc" else stored.astype(np.float64)
     seen = _observed(x, mask, missing)
-    done = api.complete(
+    done = completion.complete(
         x,
         format,
         mask=seen,

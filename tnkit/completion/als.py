@@ -2,12 +2,12 @@
 
 For one node after the other, each row of its unfolding is a small least-squares problem over the entries in that row
 (`tnkit.completion.rows`). A start anneals: κ falls from a value at which a sweep is a power iteration on the array with
-zeros where nothing is known (the spectral start) to the noise level that the residual tells. Part of the entries is held
-out; ranks grow while the error there falls, and the best is fitted to everything at the end.
+zeros where nothing is known (the spectral start) to the level of noise that the held-out error tells. Part of the
+entries is held out; ranks grow while the error there falls, and the best is fitted to everything at the end.
 
 References: Grasedyck, Kluge, Krämer 2015, doi:10.1137/130942401 (tensor trains); Zhou, Wilkinson, Schreiber, Pan 2008,
-doi:10.1007/978-3-540-68880-8_32 (ridge by the number of samples); Steinlechner 2016, doi:10.1137/15M1010506 (ranks grown
-by a control set).
+doi:10.1007/978-3-540-68880-8_32 (ridge by the number of samples); Steinlechner 2016, doi:10.1137/15M1010506 (ranks
+grown by a control set).
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from math import inf, prod
 from time import monotonic
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from tnkit.arrays import machine_eps
@@ -29,7 +28,7 @@ from tnkit.completion.observations import Observations
 from tnkit.completion.rows import Data
 from tnkit.completion.sweep import Tensors, balanced, grown, shrunk, sweep
 from tnkit.formats import Layout, random_tensors
-from tnkit.solvers import CONVERGED, INTERRUPTED, MAX_STEPS, REACHED, TIME_LIMIT, Control, Status, StepInfo, iterate
+from tnkit.solvers import CONVERGED, INTERRUPTED, MAX_STEPS, REACHED, TIME_LIMIT, Status, StepInfo, iterate
 
 __all__ = ["CompletionALS"]
 
@@ -48,10 +47,10 @@ class CompletionALS(CompletionMethod):
         tol: a fit ends when the error has fallen by less than this, relative to itself, over `patience` sweeps.
         patience: over how many sweeps.
         holdout: share of the observed entries that is held out; 0 for none (a rank must then be given).
-        ridge: how strongly rows with few entries are drawn to zero while the residual is large; 1 is the noise that the
-            residual tells.
-        starts: starts at the most, for given ranks. There is one where a sweep is costly and the error on what was held out
-            is near that of the fit; otherwise they go on until one is exact or two agree.
+        ridge: how strongly rows with few entries are drawn to zero while the held-out error is large; 1 would be right
+            for noise of that size.
+        starts: starts at the most, for given ranks. There is one where a sweep is costly and the held-out error is near
+            that of the fit; otherwise they go on until one is exact or two agree.
         gain: ranks grow while the held-out error falls by this share.
         max_rank: no bond grows beyond this when ranks are chosen; None for no limit but the number of entries.
 
@@ -66,10 +65,10 @@ class CompletionALS(CompletionMethod):
     """
 
     max_steps: int = 200
-    tol: float = 1e-3
+    tol: float = 5e-3
     patience: int = 6
     holdout: float = 0.1
-    ridge: float = 1.0
+    ridge: float = 3.0
     starts: int = 5
     gain: float = 0.02
     max_rank: int | None = None
@@ -119,13 +118,13 @@ class _Part:
         root = None if obs.weights is None else obs.weights.sqrt()
         data = Data(obs.values / scale, root)
         net = Entrywise.of(layout.topology, layout.sizes, rows)
-        return _Part(net, data, float(data.weighted.abs().square().sum()))
+        return _Part(net, data, max(float(data.weighted.abs().square().sum()), 1e-30))
 
     def error(self, tensors: Tensors) -> float:
         """Relative error at the entries."""
         r = self.data.values - self.net.values(tensors)
         r = r if self.data.root_weight is None else r * self.data.root_weight
-        return (float(r.abs().square().sum()) / self.norm2) ** 0.5 if self.norm2 > 0 else 0.0
+        return (float(r.abs().square().sum()) / self.norm2) ** 0.5
 
 
 @dataclass(slots=True, eq=False)
@@ -157,7 +156,7 @@ class _Run:
             self.train = _Part.of(obs.take(~held), self.layout, self.scale)
             self.held = _Part.of(obs.take(held), self.layout, self.scale)
 
-    # --- what is enough -------------------------------------------------------------------------------------------------
+    # --- what is enough ----------------------------------------------------------------------------------------------
 
     @property
     def exact(self) -> float:
@@ -174,7 +173,7 @@ class _Run:
         ]
         return float(self.train.net.n) * sum(m * m for m in unknowns)
 
-    # --- fits -----------------------------------------------------------------------------------------------------------
+    # --- fits --------------------------------------------------------------------------------------------------------
 
     def fit(
         self, start: Tensors, part: _Part, *, anneal: float, level: float, steps: int, refit: bool = False
@@ -185,13 +184,13 @@ class _Run:
             start: the first network.
             part: the entries to fit.
             anneal: κ at the start, beside what the residual tells; it falls by RATE a sweep.
-            level: the squared residual at the start.
+            level: the squared error at the start.
             steps: sweeps at the most.
             refit: whether the error that counts is that of the fit itself.
         """
         held = None if refit else self.held
         noise = [level]
-        n, norm2 = part.net.n, part.norm2
+        n, norm2, floor = part.net.n, part.norm2, level if refit else 0.0
 
         def step(state: Tensors, number: int) -> tuple[Tensors, float]:
             level = min(1.0, noise[0])
@@ -201,8 +200,9 @@ class _Run:
                 return annealed + self.method.ridge * level * unknowns * rows / n
 
             tensors, residual2 = sweep(part.net, state, part.data, kappa)
-            noise[0] = float(residual2) / norm2
-            error = noise[0] ** 0.5 if held is None else held.error(tensors)
+            fitted = float(residual2) / norm2
+            error = fitted**0.5 if held is None else held.error(tensors)
+            noise[0] = max(fitted, floor) if held is None else error**2
             return tensors, error
 
         limits = self.problem.control
@@ -210,7 +210,7 @@ class _Run:
             limits,
             max_steps=steps,
             tol=self.method.tol if steps > 30 else 0.01,
-            patience=self.method.patience + (8 if anneal >= 1 else 0),
+            patience=self.method.patience + (14 if anneal >= 1 else 0),
             target=self.exact / (100 if refit else 1),
             progress=self._hear,
         )
@@ -239,12 +239,12 @@ class _Run:
     def raised(self, trial: _Trial, ranks: tuple[int, ...], steps: int) -> _Trial:
         """From a smaller network."""
         start = grown(self.layout, trial.tensors, ranks, 0.1, self.problem.rng)
-        return self.fit(start, self.train, anneal=0.5, level=trial.train**2, steps=steps)
+        return self.fit(start, self.train, anneal=0.5, level=trial.heldout**2, steps=steps)
 
     def lowered(self, trial: _Trial, ranks: tuple[int, ...], steps: int) -> _Trial:
         """From a larger network."""
         start = balanced(shrunk(self.layout, trial.tensors, ranks))
-        return self.fit(start, self.train, anneal=0.0, level=min(1.0, trial.train**2), steps=steps)
+        return self.fit(start, self.train, anneal=0.0, level=trial.heldout**2, steps=steps)
 
     def keep(self, trial: _Trial) -> bool:
         """Remember the best; whether this one is."""
@@ -258,7 +258,7 @@ class _Run:
         """Whether to look no further."""
         return self.stopped is not None or (self.best is not None and self.best.heldout <= self.exact)
 
-    # --- the search -------------------------------------------------------------------------------------------------------
+    # --- the search --------------------------------------------------------------------------------------------------
 
     def search(self) -> None:
         """Find ranks and a network on the entries that are not held out."""
@@ -270,13 +270,14 @@ class _Run:
     def at_ranks(self, ranks: tuple[int, ...]) -> None:
         """Starts at given ranks, of several kinds in turn, until one is exact, is sound, or agrees with another."""
         small = max(ranks, default=1) == 1
-        first = (self.climb, self.over) if self.hyper else (self.annealed, self.over)
-        kinds = (*first, self.climb, self.over, self.annealed)
+        ample = self.train.net.n >= 8 * self.layout.n_params(ranks)
+        first = self.annealed if not self.hyper else self.plain if ample else self.climb
+        kinds = (first, self.over, self.climb, self.over, self.annealed)
         for number in range(self.method.starts):
             before = inf if self.best is None else self.best.heldout
             trial = self.annealed(ranks) if small else kinds[number % len(kinds)](ranks)
             self.keep(trial)
-            sound = trial.heldout <= 2 * trial.train
+            sound = trial.heldout <= min(0.9, 2 * trial.train)
             agrees = sound and before < inf and abs(trial.heldout - before) <= 0.02 * before
             if self.done or agrees or not self.worth_another():
                 return
@@ -284,6 +285,11 @@ class _Run:
     def annealed(self, ranks: tuple[int, ...]) -> _Trial:
         """A random start at full rank."""
         return self.fresh(ranks, self.method.max_steps)
+
+    def plain(self, ranks: tuple[int, ...]) -> _Trial:
+        """A random start at full rank, not annealed."""
+        start = balanced(random_tensors(self.layout, ranks, self.train.data.values, self.problem.rng))
+        return self.fit(start, self.train, anneal=0.0, level=1.0, steps=self.method.max_steps)
 
     def over(self, ranks: tuple[int, ...]) -> _Trial:
         """From larger ranks, where there are fewer local minima, down to those that were asked for."""
@@ -387,7 +393,7 @@ class _Run:
         if self.best is not None and self.work(self.best.ranks) < 30 * CHEAP:
             yield from range(len(self.layout.bonds))
 
-    # --- the end ----------------------------------------------------------------------------------------------------------
+    # --- the end -----------------------------------------------------------------------------------------------------
 
     def refit(self) -> None:
         """Fit everything, from the best."""
@@ -396,7 +402,7 @@ class _Run:
         obs = self.problem.observations
         part = self.train if self.held is None else _Part.of(obs, self.layout, self.scale)
         best, steps = self.best, self.method.max_steps
-        trial = self.fit(best.tensors, part, anneal=0.0, level=best.train**2, steps=steps, refit=True)
+        trial = self.fit(best.tensors, part, anneal=0.0, level=best.heldout**2, steps=steps, refit=True)
         self.final, self.final_train = trial.tensors, trial.train
 
     def result(self) -> CompletionFit:

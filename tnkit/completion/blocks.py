@@ -36,6 +36,7 @@ class Blocks:
         real: (P, B) True where a slot holds an entry.
         place: (N,) the slot of each entry, counted through.
         first: for each of the G rows its first block, and at the end P; on the host.
+        padded: whether any slot is padding.
     """
 
     rows: Tensor
@@ -44,6 +45,7 @@ class Blocks:
     real: Tensor
     place: Tensor
     first: tuple[int, ...]
+    padded: bool
 
     @staticmethod
     def of(row: Tensor, n_rows: int) -> Blocks:
@@ -75,7 +77,9 @@ class Blocks:
         real[place_sorted] = True
         place = torch.empty_like(order)
         place[order] = place_sorted
-        return Blocks(rows, owner, slots.reshape(-1, size), real.reshape(-1, size), place, tuple(first))
+        return Blocks(
+            rows, owner, slots.reshape(-1, size), real.reshape(-1, size), place, tuple(first), first[-1] * size > n
+        )
 
     @property
     def size(self) -> int:

@@ -31,7 +31,7 @@ SAMPLE = 40_000
 
 
 def smoothness(obs: Observations, mode: int) -> float:
-    """Mean square difference of observed neighbours along a mode, over that of entries at random; inf if there are none."""
+    """Mean square difference of observed neighbours along a mode, over that of random pairs; inf if there are none."""
     dense, seen = obs.to_dense(), obs.mask()
     n = obs.shape[mode]
     both = seen.narrow(mode, 0, n - 1) & seen.narrow(mode, 1, n - 1)

@@ -17,7 +17,7 @@ from tnkit.completion.observations import Observations
 from tnkit.completion.result import Completion
 from tnkit.completion.tctv import TCTV
 from tnkit.errors import MaskError, OptionError
-from tnkit.formats import FormatSpec, Layout, RankLike, as_spec, resolve_ranks
+from tnkit.formats import FormatSpec, RankLike, as_spec, resolve_ranks
 from tnkit.network import Topology
 from tnkit.registry import COMPLETIONS
 from tnkit.report import listening
@@ -135,17 +135,12 @@ def _request(obs: Observations, format: Any, rank: Any, method: Any) -> tuple[Co
         spec = as_spec(format)
         if named is not None and not named.formats:
             raise OptionError(
-                f'method "{named.name}" fits no format, so format={format!r} says nothing. Leave format out, or use method="als".'
+                f'method "{named.name}" fits no format, so format={format!r} says nothing. '
+                'Leave format out, or use method="als".'
             )
-        return (
-            (CompletionALS(), spec, f"the method for any format; {spec.name} was asked for")
-            if named is None
-            else (
-                named,
-                spec,
-                "as asked for",
-            )
-        )
+        if named is None:
+            return CompletionALS(), spec, f"the method for any format; {spec.name} was asked for"
+        return named, spec, "as asked for"
     if not _is_auto(rank):
         raise OptionError(f'rank={rank!r} with format "auto" says nothing. Name a format, or leave rank out.')
     if named is not None:

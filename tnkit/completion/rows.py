@@ -28,10 +28,10 @@ from tnkit.linalg.lstsq import solve_gram
 from tnkit.network import contract
 from tnkit.network.environments import gram_topology
 
-__all__ = ["Data", "Rows", "fit_rows", "whole_gram"]
+__all__ = ["Data", "Rows", "fit_rows", "is_large", "whole_gram"]
 
-#: Unknowns of a row from which on conjugate gradients are used instead of normal equations.
-LARGE = 1024
+#: Multiplications for the normal equations of a node from which on conjugate gradients are used instead.
+LARGE = 4e9
 CG_STEPS = 12
 
 
@@ -88,12 +88,16 @@ class Rows:
         """
         blocks, data = self.net.blocks[self.node], self.data
         slots, real = blocks.slots[start:stop], blocks.real[start:stop]
-        scale = real.to(data.values.real.dtype) if data.root_weight is None else data.root_weight[slots] * real
-        h = self.net.design(self.node, self.tensor, self.left, self.right, start, stop) * scale[..., None]
+        h = self.net.design(self.node, self.tensor, self.left, self.right, start, stop)
+        if data.root_weight is not None:
+            h = h * (data.root_weight[slots] * real)[..., None]
+        elif blocks.padded:
+            h = h.contiguous().index_put_((~real,), h.new_zeros(()))  # a fresh tensor: nobody else sees it
         if at is None:
             return h, h.new_empty(0)
         own = at[blocks.rows[blocks.owner[start:stop]]]
-        return h, (data.values[slots] * scale)[..., None] - h @ own[..., None]
+        known = data.weighted[slots] * real if blocks.padded else data.weighted[slots]
+        return h, known[..., None] - h @ own[..., None]
 
 
 def fit_rows(rows: Rows, kappa: float, gram: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -108,17 +112,20 @@ def fit_rows(rows: Rows, kappa: float, gram: Tensor | None) -> tuple[Tensor, Ten
         The node, and Σ w r² before this update (0-d). Rows without entries get the mean of the others.
     """
     net, node, table = rows.net, rows.node, rows.table
-    if table.shape[1] > LARGE:
+    if is_large(net.n, table.shape[1]):
         change, residual2 = _by_gradients(rows, table, kappa)
     else:
         change, residual2 = _by_normal_equations(rows, table, kappa, gram)
     seen = net.blocks[node].rows
     known = table[seen] + change
-    if seen.shape[0] == table.shape[0]:
-        fresh = known
-    else:
-        fresh = known.mean(0).expand_as(table).index_copy(0, seen, known)
-    return net.untable(node, fresh, rows.tensor), residual2
+    if seen.shape[0] < table.shape[0]:
+        known = known.mean(0).expand_as(table).index_copy(0, seen, known)
+    return net.untable(node, known, rows.tensor), residual2
+
+
+def is_large(n: int, m: int) -> bool:
+    """Whether conjugate gradients take less than the normal equations of n entries and m unknowns a row."""
+    return m > 1024 or (m > 4 * CG_STEPS and n * m * m > LARGE)
 
 
 def whole_gram(net: Entrywise, node: int, nodes: Sequence[Tensor]) -> Tensor:
@@ -137,11 +144,11 @@ def whole_gram(net: Entrywise, node: int, nodes: Sequence[Tensor]) -> Tensor:
     doubled, batch = gram_topology(topology, node)
     others = [nodes[k] for k in topology.parameters if k != node]
     gram = contract(doubled, [*(t.conj() for t in others), *others])
-    shared = [label for label in doubled.output[len(batch) :][: (len(doubled.output) - len(batch)) // 2]]
-    plain = [label[:-1] for label in shared]
+    shared = doubled.output[len(batch) :][: (len(doubled.output) - len(batch)) // 2]
+    plain = [label[:-1] for label in shared]  # they are primed
     order = [plain.index(label) for label in rest if label in plain]
     b, f = len(batch), len(shared)
-    gram = gram.permute(*range(b), *(b + k for k in order), *(b + f + k for k in order))
+    gram = gram.permute([*range(b), *(b + k for k in order), *(b + f + k for k in order)])
     lead = gram.shape[:b]
     ones = [n if label in plain else 1 for label, n in zip(rest, shape, strict=True)]
     gram = gram.reshape(*lead, *ones, *ones).expand(*lead, *shape, *shape)
@@ -187,7 +194,7 @@ def _by_normal_equations(rows: Rows, table: Tensor, kappa: float, whole: Tensor 
 
 
 def _by_gradients(rows: Rows, table: Tensor, kappa: float) -> tuple[Tensor, Tensor]:
-    """Conjugate gradients with a diagonal preconditioner, each row with step lengths of its own; Γ ≈ a multiple of I."""
+    """Conjugate gradients, diagonally preconditioned, each row with its own step lengths; Γ ≈ a multiple of I."""
     blocks = rows.net.blocks[rows.node]
     m, g = table.shape[1], len(blocks.first) - 1
     chunk = max(1, CHUNK // (m * blocks.size))

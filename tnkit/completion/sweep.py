@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from tnkit.completion.entrywise import Entrywise, Partial
-from tnkit.completion.rows import LARGE, Data, Rows, fit_rows, whole_gram
+from tnkit.completion.rows import Data, Rows, fit_rows, is_large, whole_gram
 from tnkit.formats import Layout
 from tnkit.rng import normal
 
@@ -58,7 +58,7 @@ def sweep(
         t = nodes[node]
         m = prod(net.rest_shape(node, t))
         k = kappa(m, t.numel() // m)
-        gram = share * whole_gram(net, node, nodes) if k and m <= LARGE else None
+        gram = share * whole_gram(net, node, nodes) if k and not is_large(net.n, m) else None
         nodes[node], before = fit_rows(Rows(net, node, t, left, right, data), k, gram)
         return before
 

@@ -1,12 +1,12 @@
 """T-CTV: completion of images, videos and other smooth arrays, convex, with no rank to choose.
 
-Among all arrays with the observed values it looks for the one whose differences along the modes have the smallest tensor
-nuclear norms: low rank and smoothness in one term,
+Among all arrays with the observed values it looks for the one whose differences along the modes have the smallest
+tensor nuclear norms: low rank and smoothness in one term,
 
     min Σ_a ‖∇_a X‖_TNN / n   with X = M on the observed entries,
 
-by ADMM with X in the Fourier domain. TNN: an orthonormal DCT along the modes after the second, then the nuclear norms of
-the slices. The thresholds 1/(nμ) are applied by Gram matrix and eigenvalues, batched over the slices.
+by ADMM with X in the Fourier domain. TNN: an orthonormal DCT along the modes after the second, then the nuclear norms
+of the slices. The thresholds 1/(nμ) are applied by Gram matrix and eigenvalues, batched over the slices.
 
 Reference: Wang, Peng, Qin, Wang, Meng 2023, TPAMI 45(9), doi:10.1109/TPAMI.2023.3259640.
 """
@@ -171,15 +171,15 @@ class _Problem:
         right = mu * (self.m - s.e) + s.lam
         for a, g, gam in zip(self.modes, s.g, s.gam, strict=True):
             right = right + _adjoint(mu * g - gam, a)
-        x = torch.fft.ifftn(torch.fft.fftn(right) / (mu * self.symbol)).real
+        x: Tensor = torch.fft.ifftn(torch.fft.fftn(right) / (mu * self.symbol)).real
         slopes = tuple(_difference(x, a) for a in self.modes)
-        g = tuple(self.shrink(d + gam / mu, 1 / (n * mu)) for d, gam in zip(slopes, s.gam, strict=True))
+        shrunk = tuple(self.shrink(d + y / mu, 1 / (n * mu)) for d, y in zip(slopes, s.gam, strict=True))
         e = torch.where(self.seen, torch.zeros_like(x), self.m - x + s.lam / mu)
         residual = self.m - x - e
         lam = s.lam + mu * residual
-        gam = tuple(y + mu * (d - z) for y, d, z in zip(s.gam, slopes, g, strict=True))
+        gamma = tuple(y + mu * (d - z) for y, d, z in zip(s.gam, slopes, shrunk, strict=True))
         error = float(torch.maximum(residual.abs().amax(), (x - s.x).abs().amax()))
-        return _State(x, e, lam, g, gam, min(mu * self.factor, 1e10)), error
+        return _State(x, e, lam, shrunk, gamma, min(mu * self.factor, 1e10)), error
 
     def shrink(self, t: Tensor, tau: float) -> Tensor:
         """The proximal map of τ‖·‖_TNN: singular values of the transformed slices, less τ."""
@@ -208,7 +208,8 @@ def _dct(n: int, like: Tensor) -> Tensor:
     k = torch.arange(n, device=like.device, dtype=torch.float64)
     d = torch.cos(math.pi / n * (k[None, :] + 0.5) * k[:, None]) * (2 / n) ** 0.5
     d[0] = d[0] / 2**0.5
-    return d.to(like.dtype)
+    matrix: Tensor = d.to(like.dtype)
+    return matrix
 
 
 def _apply(t: Tensor, matrices: Sequence[Tensor]) -> Tensor:

@@ -2,12 +2,15 @@
 
 from tnkit.decompose.als import ALS
 from tnkit.decompose.base import Fit, Method, Problem, Target
+from tnkit.decompose.blast import BlastFit
+from tnkit.decompose.btd_als import BTDALS
 from tnkit.decompose.choose import as_method, asked_for, choose_method, methods_for
 from tnkit.decompose.cp_als import CPALS
 from tnkit.decompose.hooi import HOOI
 from tnkit.decompose.ht_svd import HTSVD
 from tnkit.decompose.matrix_svd import MatrixSVD
 from tnkit.decompose.measure import relative_error
+from tnkit.decompose.quasi_newton import QuasiNewton
 from tnkit.decompose.ring_als import RingALS
 from tnkit.decompose.ring_svd import RingSVD
 from tnkit.decompose.rounding_fallback import round_dense
@@ -19,15 +22,18 @@ from tnkit.decompose.tubal_svd import TubalSVDMethod
 
 __all__ = [
     "ALS",
+    "BTDALS",
     "CPALS",
     "HOOI",
     "HTSVD",
     "STHOSVD",
     "TTSVD",
+    "BlastFit",
     "Fit",
     "MatrixSVD",
     "Method",
     "Problem",
+    "QuasiNewton",
     "RingALS",
     "RingSVD",
     "Target",

@@ -22,7 +22,7 @@ from tnkit.decompose.descent import Start, Trial, descend, descend_from, ended, 
 from tnkit.decompose.rank_search import RankSearch, direct_fit, measured, newton_limit, steps_of
 from tnkit.decompose.resize import grown
 from tnkit.decompose.sweep import LeastSquares
-from tnkit.decompose.tree_svd import TreeSVD, is_tree, spanning_ranks, tree_tensors
+from tnkit.decompose.tree_svd import edges, is_tree, spanning_ranks, tree_ranks, tree_tensors
 from tnkit.errors import OptionError
 from tnkit.formats import random_tensors
 from tnkit.registry import METHODS
@@ -124,8 +124,8 @@ class ALS(RankSearch):
         target, layout = problem.target, problem.layout
         if target.eps is None:
             return exact_tree(problem)
-        names = (*DIRECT_METHODS.get(layout.name, ()), *((TreeSVD.name,) if is_tree(layout) else ()))
-        return direct_fit(problem, names)
+        found = direct_fit(problem, DIRECT_METHODS.get(layout.name, ()))
+        return found if found is not None else tree_within(problem)
 
 
 def fit_network(
@@ -185,6 +185,19 @@ def exact_tree(problem: Problem) -> Trial | None:
         return None
     error = measured(problem, tensors)
     return Trial(tensors, error, DIRECT) if error <= 100 * rounding_error(problem.x.dtype) else None
+
+
+def tree_within(problem: Problem) -> Trial | None:
+    """Truncated SVDs along a tree in the network, with the ranks that its target asks for; None if it holds no tree."""
+    layout = problem.layout
+    limits = spanning_ranks(layout, problem.max_ranks)
+    if limits is None:
+        return None
+    path = edges(layout.topology, layout.label_sizes(limits))
+    assert path is not None  # that is what spanning ranks are
+    ranks = tree_ranks(replace(problem, target=replace(problem.target, ranks=limits)), path)
+    tensors = tree_tensors(problem.x, layout, ranks, problem.rng, problem.norm)
+    return None if tensors is None else Trial(tensors, measured(problem, tensors), DIRECT)
 
 
 def svd_starts(problem: Problem, ranks: tuple[int, ...]) -> list[Sequence[Tensor]]:

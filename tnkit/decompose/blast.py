@@ -1,9 +1,9 @@
 """BLAST matrices: preconditioned gradient descent, then alternating least squares.
 
 W_ij ≈ U_i diag(s_ij) V_jᵀ for blocks i, j. The gradient of each factor is multiplied by the inverse of its own normal
-matrix, damped by δ = δ₀ √loss, with a step that falls from 1 to 0 (Lee et al. 2024, arXiv:2410.21262, algorithm 2). That
-finds better minima than alternating least squares, which then takes over. A truncated SVD of the whole matrix is a BLAST
-matrix with s = 1 and is among the starts, so the result is never worse than low rank at the same r.
+matrix, damped by δ = δ₀ √loss, with a step that falls from 1 to 0 (Lee et al. 2024, arXiv:2410.21262, algorithm 2).
+That finds better minima than alternating least squares, which then takes over. A truncated SVD of the whole matrix is
+a BLAST matrix with s = 1 and is among the starts, so the result is never worse than low rank at the same r.
 
 Example:
     >>> import torch, tnkit as tk
@@ -141,7 +141,7 @@ class BlastFit(RankSearch):
 
 
 def low_rank(problem: Problem, rank: int, *, exact: bool = True) -> tuple[Tensor, ...]:
-    """The truncated SVD as a BLAST matrix with couplings of one; with `exact` false the smallest rank that reaches eps."""
+    """The truncated SVD as a BLAST matrix with couplings of one; without `exact` the smallest rank that reaches eps."""
     i, a, j, b = problem.x.shape
     matrix = problem.x.reshape(i * a, j * b)
     tail2 = None if exact else problem.error2_allowed

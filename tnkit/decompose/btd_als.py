@@ -1,8 +1,8 @@
 """Block terms: a sum of Tucker terms of equal ranks, by alternating least squares.
 
-Starts: Tucker terms peeled off one after the other (each the truncated HOSVD of what the others leave), and random ones.
-One term of full ranks holds everything, so those ranks are exact, and a Tucker decomposition at some eps is a first
-answer to that eps.
+Starts: Tucker terms peeled off one after the other (each the truncated HOSVD of what the ones before leave), and
+random ones. One term of full ranks holds everything, so those ranks are exact, and a Tucker decomposition at some eps
+is a first answer to that eps.
 
 Example:
     >>> import torch, tnkit as tk
@@ -84,8 +84,8 @@ class BTDALS(RankSearch):
         if terms_of(problem) * prod(ranks) > JOINT_CORE:
 
             def solve(small: Problem, inside: Sequence[Tensor] | None, aim: float | None) -> Trial:
-                first = peeled(small, ranks) if inside is None else inside
-                return descend(TermSweeps(small.x, small.norm), first, replace(control, target=aim), newton=0)
+                sweeps, first = TermSweeps(small.x, small.norm), peeled(small, ranks) if inside is None else inside
+                return descend(sweeps, first, replace(control, target=aim), newton=0, extrapolate=False)
 
             rough = fit_compressed(problem, ranks, start, goal, solve)
             if rough is None or quick or ended(rough.status):
@@ -105,7 +105,7 @@ class BTDALS(RankSearch):
         )
 
     def _starts(self, problem: Problem, ranks: tuple[int, ...]) -> list[Start]:
-        """A peeled start is close to a saddle, where the terms share their subspaces; so random ones come first if cheap."""
+        """Random ones first if they are cheap: a peeled start is near a saddle, where terms share their subspaces."""
         cheap = problem.layout.n_params(ranks) <= NEWTON_MOST
         return [*random_starts(problem, ranks, 2 if cheap else 0), lambda: peeled(problem, ranks)]
 

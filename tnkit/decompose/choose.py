@@ -33,7 +33,7 @@ PREFERRED: dict[str, tuple[str, ...]] = {
     "network": ("tree_svd", "als"),
 }
 
-#: What goes before that list where ranks alone are asked: a direct method's error can then be lowered at no cost in size.
+#: What goes before that list where ranks alone are asked: a direct method's error can then be lowered at no cost.
 BY_RANKS: dict[str, tuple[str, ...]] = {"tucker": ("hooi",)}
 
 

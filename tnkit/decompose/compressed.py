@@ -80,7 +80,7 @@ def compress_for_error(problem: Problem, goal: float) -> Compressed | None:
 
 
 def _compressed(problem: Problem, sizes: Sequence[int], allowed: float | None) -> Compressed:
-    """Sequentially truncated bases (Vannieuwenhoven, Vandebril, Meerbergen, doi:10.1137/110836067), largest mode first."""
+    """Bases truncated one after the other (Vannieuwenhoven et al., doi:10.1137/110836067), the largest mode first."""
     bases: dict[int, Tensor] = {}
     core, kept2 = problem.x, problem.norm**2
     order = sorted(range(core.ndim), key=lambda k: -core.shape[k])

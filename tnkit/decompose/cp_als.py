@@ -198,4 +198,3 @@ def _sorted(factors: Sequence[Tensor]) -> tuple[Tensor, ...]:
 
 
 METHODS.register(CPALS.name, CPALS)
-

@@ -108,6 +108,7 @@ def descend(
     *,
     ridge: float = 0.0,
     newton: int = NEWTON_MOST,
+    extrapolate: bool = True,
 ) -> Trial:
     """Iterate from one start until a rule of `control` says stop.
 
@@ -117,6 +118,7 @@ def descend(
         control: when to stop; the error is ‖x − x̂‖/‖x‖.
         ridge: see `LeastSquares.sweep`.
         newton: up to how many parameters Gauss–Newton steps may take over.
+        extrapolate: whether sweeps start from extrapolated points; not where representations jump between sweeps.
 
     Returns:
         The best parameters, and their measured error.
@@ -135,7 +137,8 @@ def descend(
             state = replace(state, newton=newton_start(problem, state.tensors))
         return state, state.error
 
-    out = iterate(step, _State(tuple(start), inf), replace(control, target=goal))
+    begin = _State(tuple(start), inf, pace=0.3 if extrapolate else 0.0)
+    out = iterate(step, begin, replace(control, target=goal))
     best = out.value
     error = problem.error(best.tensors)
     status = out.status

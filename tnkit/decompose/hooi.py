@@ -88,7 +88,8 @@ class HOOI(Method):
 def _at_ranks(problem: Problem, control: Control, gap: float) -> tuple[Compressed, Outcome[Compressed]]:
     """No sweeps where ST-HOSVD is proven good enough; else on the array, or on a large one in bases above the ranks.
 
-    Sweeps in such bases cost nothing beside finding them. They hold the best subspaces but for what those gain from directions beyond the leading ones of every mode.
+    Sweeps in such bases cost nothing beside finding them. They hold the best subspaces but for what those gain from
+    directions beyond the leading ones of every mode.
     """
     ranks = problem.max_ranks
     done = nested_by_ranks(problem, ranks)
@@ -103,9 +104,7 @@ def _at_ranks(problem: Problem, control: Control, gap: float) -> tuple[Compresse
     return _swept_inside(rough, start, control)
 
 
-def _swept_inside(
-    rough: Compressed, start: Compressed, control: Control
-) -> tuple[Compressed, Outcome[Compressed]]:
+def _swept_inside(rough: Compressed, start: Compressed, control: Control) -> tuple[Compressed, Outcome[Compressed]]:
     """Sweeps on the core of a compressed array, from a start in the array's own coordinates."""
     sweeps = _Sweeps(rough.core, energy(rough.core.reshape(1, -1)), control)
     inner = [a.mH @ f for a, f in zip(rough.factors, start.factors, strict=True)]

@@ -2,7 +2,7 @@
 
 Useful where alternating least squares crawls and the network is too large for Gauss–Newton steps.
 
-Reference: Nocedal & Wright, Numerical Optimization, 2006, chapter 7 (L-BFGS with strong Wolfe line search); for tensors:
+Reference: Nocedal & Wright, Numerical Optimization, 2006, chapter 7 (L-BFGS, strong Wolfe line search); for tensors
 Acar, Dunlavy, Kolda, doi:10.1002/cem.1335.
 
 Example:
@@ -124,12 +124,12 @@ def minimise(problem: LeastSquares, start: Sequence[Tensor], control: Control, *
         optimizer.zero_grad()
         rest = (problem.x - problem.dense(problem.nodes(tensors()))) / problem.norm
         value: Tensor = 0.5 * (rest.conj() * rest).real.sum()
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         return value
 
     def step(state: tuple[Tensor, ...], number: int) -> tuple[tuple[Tensor, ...], float]:
         with torch.enable_grad():
-            optimizer.step(loss)  # type: ignore[no-untyped-call]
+            optimizer.step(loss)
         found = tuple(t.detach().clone() for t in tensors())
         return found, problem.error(found)
 

@@ -1,9 +1,9 @@
 """Ranks for methods that fit given ranks: by eps, by size, or both.
 
 - rank alone: those ranks. Size alone: the largest ranks that fit.
-- eps: a direct method (or a closed form), where there is one, gives the first ranks that reach it. From the least ranks
-  that the spectra of the unfoldings admit, ranks grow with warm starts until eps is reached, as long as that is smaller;
-  then each bond is lowered as far as eps allows.
+- eps: a direct method (or a closed form), where there is one, gives the first ranks that reach it. From the least
+  ranks that the spectra of the unfoldings admit, ranks grow until eps is reached, as long as that is smaller; else
+  ranks between the least and those of the direct method are tried. Then each bond is lowered as far as eps allows.
 - Limits together with eps: the same within them. If eps is not reached there, the best within them and EPS_NOT_REACHED.
 """
 
@@ -12,10 +12,9 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from math import prod
+from math import inf, prod
 from typing import TypeAlias
 
-import torch
 from torch import Tensor
 
 from tnkit.decompose.base import Fit, Method, Problem, Target
@@ -24,7 +23,7 @@ from tnkit.decompose.descent import NEWTON_MOST, NEWTON_QUICK, Trial, ended
 from tnkit.decompose.measure import relative_error
 from tnkit.decompose.resize import resized
 from tnkit.decompose.run import error_floor
-from tnkit.formats import Layout, ranks_within
+from tnkit.formats import ranks_within
 from tnkit.linalg import rank_for_tail, spectrum
 from tnkit.registry import METHODS
 from tnkit.solvers import EPS_NOT_REACHED, Control
@@ -108,7 +107,7 @@ def search_ranks(problem: Problem, method: RankSearch) -> Fit:
 
 
 class _Search:
-    """The search for the smallest ranks that reach eps. Large arrays are searched in a basis that hardly loses anything."""
+    """The search for the smallest ranks that reach eps; for large arrays in a basis that hardly loses anything."""
 
     def __init__(self, problem: Problem, method: RankSearch) -> None:
         assert problem.target.eps is not None
@@ -131,20 +130,22 @@ class _Search:
         if first is not None and self.inner is not None:
             tensors = self.inner.inside(first.tensors)
             first = replace(first, tensors=tensors, error=measured(self.problem, tensors))
-        if first is not None and self.reached(first):
-            best = self.between(first)
-            return self.shrink(best)
-        grown = self.grow(limits)
-        if self.reached(grown):
+        if first is None or not self.reached(first):
+            grown = self.grow(limits, inf)
+            if grown is not None and self.reached(grown):
+                return self.shrink(grown)
+            return min((t for t in (grown, first) if t is not None), key=lambda t: t.error)
+        grown = self.grow(limits, self.layout.n_params(self.ranks(first)))
+        if grown is not None and self.reached(grown):
             return self.shrink(grown)
-        return grown if first is None or grown.error <= first.error else first
+        return self.shrink(first if self.over else self.between(first))
 
     def limits(self) -> Ranks:
         caps, size = self.whole.max_ranks, self.whole.target.max_params
         return caps if size is None else ranks_within(self.layout, size, caps)
 
     def ranks(self, trial: Trial) -> Ranks:
-        return self.layout.ranks_of(trial.tensors) if self.inner is None else self.problem.layout.ranks_of(trial.tensors)
+        return self.problem.layout.ranks_of(trial.tensors)
 
     def reached(self, trial: Trial) -> bool:
         return trial.error <= self.goal
@@ -167,20 +168,24 @@ class _Search:
 
     # -- upwards
 
-    def grow(self, limits: Ranks) -> Trial:
-        """Larger and larger ranks until eps or the limits are reached; the best."""
+    def grow(self, limits: Ranks, size: float) -> Trial | None:
+        """Larger and larger ranks until eps or the limits are reached, and as long as they take less than `size`.
+
+        Returns the best; None if even the least ranks take more.
+        """
         ranks = least_ranks(self.problem, limits)
         best: Trial | None = None
         last: Trial | None = None
-        while True:
+        while self.layout.n_params(ranks) < size:
             last = self.attempt(ranks, None if self.cold(ranks) else last)
             if best is None or last.error < best.error:
                 best = last
             if self.reached(last) or self.over or ranks == limits:
-                return best
+                break
             ranks = tuple(min(limit, max(r + 1, int(r * GROWTH))) for r, limit in zip(ranks, limits, strict=True))
             if self.layout.n_params(ranks) >= self.whole.x.numel():
                 ranks = limits  # larger than the array itself: only an exact form is worth a try
+        return best
 
     def between(self, best: Trial) -> Trial:
         """The smallest ranks on the way from the least ones to those of a direct method that reach eps."""
@@ -215,8 +220,7 @@ class _Search:
             bonds = [b for b, r in enumerate(ranks) if r > low[b] and b not in closed]
             if not bonds:
                 break
-            saving = {b: self.layout.n_params(ranks) - self.layout.n_params(_put(ranks, b, ranks[b] - 1)) for b in bonds}
-            bond = max(bonds, key=lambda b: (saving[b], -b))
+            bond = min(bonds, key=lambda b: (self.layout.n_params(_put(ranks, b, ranks[b] - 1)), b))
             best = self.lowest(best, bond, low[bond])
             closed.add(bond)
         return best
@@ -280,7 +284,7 @@ def _first(test: Callable[[int], bool], most: int) -> int:
 
 
 def _needs(problem: Problem) -> list[tuple[tuple[str, ...], int]]:
-    """For modes on a single node: the labels that connect the node to the rest, and the rank of the unfolding at eps."""
+    """For each mode on a node of its own: the bonds of the node, and the rank of the unfolding at eps."""
     topology, allowed = problem.layout.topology, problem.error2_allowed
     assert allowed is not None
     needs = []
@@ -310,5 +314,3 @@ def steps_of(problem: Problem, *, max_steps: int, tol: float, goal: float | None
     if quick:
         max_steps, tol = min(max_steps, QUICK_STEPS), max(tol, QUICK_TOL)
     return replace(problem.control, max_steps=max_steps, tol=tol, target=goal)
-
-

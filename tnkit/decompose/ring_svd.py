@@ -179,7 +179,9 @@ def _ring(problem: Problem, start: Start) -> Ring | None:
         cores[-1] = cores[-1].reshape(cores[-1].shape[0], x.shape[-1], start.first)
     shifted = [head, *cores]
     ordered = tuple(shifted[(k - start.shift) % d] for k in range(d))
-    return Ring(ordered, part.discarded2 + lost2, (part.certain or part.rank == min(rows.shape)) and certain)
+    certain = certain and (part.certain or part.rank == min(rows.shape))
+    padding = whole > part.rank and lost2 > 0.0  # the train may be wrong where the head is zero: a bound only
+    return Ring(ordered, part.discarded2 + lost2, certain and not padding)
 
 
 def _chain_caps(shape: torch.Size, caps: list[int]) -> tuple[int, ...]:

@@ -55,7 +55,9 @@ def round_dense(value: Format, rank: Any = None, eps: float | None = None) -> Fo
     Raises:
         MemoryLimitError: the dense tensor would not fit; nothing was allocated.
     """
-    check_dense_size(value.shape, value.dtype, value.device, what=f"Rounding a {value.name} with loops: its dense tensor")
+    check_dense_size(
+        value.shape, value.dtype, value.device, what=f"Rounding a {value.name} with loops: its dense tensor"
+    )
     dense = value.detach().to_dense()
     spec = spec_of(value)
     layout = spec.layout(tuple(dense.shape))

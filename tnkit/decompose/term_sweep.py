@@ -7,7 +7,6 @@ projection, so the error never rises.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
 
 import torch
 from torch import Tensor
@@ -93,7 +92,7 @@ class TermSweeps:
             for j in sorted((j for j in range(own.ndim) if j != k), key=lambda j: -own.shape[j]):
                 seen = torch.tensordot(factors[j].mH, seen, dims=([1], [j])).movedim(0, j)
             unfolded = seen.movedim(k, 0).reshape(own.shape[k], -1)
-            values, vectors = torch.linalg.eigh(unfolded @ unfolded.mH)
+            vectors = torch.linalg.eigh(unfolded @ unfolded.mH).eigenvectors
             factors[k] = vectors[:, -old.shape[1] :].flip(1)
             if k == own.ndim - 1:
                 core = torch.tensordot(factors[k].mH, seen, dims=([1], [k])).movedim(0, k)

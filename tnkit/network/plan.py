@@ -173,7 +173,9 @@ def _optimizer(name: str) -> Any:
         return provider("path:cotengra", "interop")()
     if name not in PATHS:
         known = (*PATHS, *(p.removeprefix("path:") for p in PROVIDERS if p.startswith("path:")))
-        raise UnknownNameError(f"Unknown way to find a contraction order, optimize={name!r}. Known: {', '.join(known)}.")
+        raise UnknownNameError(
+            f"Unknown way to find a contraction order, optimize={name!r}. Known: {', '.join(known)}."
+        )
     return name
 
 

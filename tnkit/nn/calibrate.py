@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tnkit.errors import DataError
+from tnkit.nn.attention import owners, projection_input
 from tnkit.nn.batches import attention_mask, evaluating, require_batches, run_batch
 from tnkit.nn.scope import Rules, find_scope
 from tnkit.nn.sensitivity import Sensitivity, Site
@@ -152,7 +153,19 @@ def collect(
         if x is not None and x.numel():
             recorder.see(names[id(module)], x)
 
-    handles = [site.layer.register_forward_pre_hook(hook, with_kwargs=True) for site in sites.values()]
+    def attention_hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        assert isinstance(module, nn.MultiheadAttention)
+        if not torch.is_grad_enabled():
+            recorder.fold_dead()
+            recorder.see(names[id(module.out_proj)], projection_input(module, args, kwargs))
+
+    attentions = owners(model)
+    handles = [
+        attentions[id(site.layer)].register_forward_pre_hook(attention_hook, with_kwargs=True)
+        if id(site.layer) in attentions
+        else site.layer.register_forward_pre_hook(hook, with_kwargs=True)
+        for site in sites.values()
+    ]
     try:
         with evaluating(model):
             for batch in require_batches(calib, who):

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from tnkit.errors import DataError
+from tnkit.nn.attention import owners
 from tnkit.nn.batches import output_tensors, run_batch
 from tnkit.nn.layers.recipe import Recipe
 from tnkit.nn.stats import InputStats
@@ -67,18 +68,25 @@ class Sensitivity:
 
         def watch(name: str) -> Any:
             def hook(module: nn.Module, args: Any, output: Any) -> Any:
-                if not isinstance(output, Tensor) or output.is_nested:
+                first, rest = (output[0], output[1:]) if isinstance(output, tuple) else (output, None)
+                if not isinstance(first, Tensor) or first.is_nested:
                     return output
-                probe = torch.zeros_like(output, requires_grad=True)
+                probe = torch.zeros_like(first, requires_grad=True)
                 probes.append((name, probe))
-                return output + probe
+                return first + probe if rest is None else (first + probe, *rest)
 
             return hook
 
-        handles = [site.layer.register_forward_hook(watch(name)) for name, site in self._sites.items()]
+        attentions = owners(self._model)  # their output is that of their out_proj
+        handles = [
+            attentions.get(id(site.layer), site.layer).register_forward_hook(watch(name))
+            for name, site in self._sites.items()
+        ]
         try:
             with torch.enable_grad():
                 outputs = [t for t in output_tensors(run_batch(self._model, batch)) if t.requires_grad]
+                if not outputs:
+                    raise DataError("no output depends on a layer in scope")
                 signs = [self._random_signs(t, mask) for t in outputs]
                 gradients = torch.autograd.grad(outputs, [p for _, p in probes], signs, allow_unused=True)
         except (RuntimeError, DataError) as error:

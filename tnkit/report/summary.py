@@ -68,7 +68,7 @@ def of_completion(done: Described) -> str:
         "format": values.get("format"),
         "shape": " × ".join(map(str, values.get("shape", ()))),
         "observed": _share(values),
-        "held-out error": None if heldout is None else f"{heldout:.3g}",
+        "relative error, held out": None if heldout is None else f"{heldout:.3g}",
         "ranks": ", ".join(map(str, values.get("ranks") or ())),
         "time": f"{values['elapsed_s']:.3g} s" if "elapsed_s" in values else None,
     }
@@ -76,15 +76,16 @@ def of_completion(done: Described) -> str:
     return "\n".join(
         [
             html.facts({name: value for name, value in shown.items() if value not in (None, "")}),
+            html.paragraph(f"Method `{values.get('method')}`: {values.get('why', '')}."),
             html.paragraph(f"{values.get('status')}: {values.get('status_message', '')}."),
-            html.curve(errors, "error by step"),
+            html.curve(errors, "relative error by step (on held-out entries where there are some)"),
         ]
     )
 
 
 def _share(values: Mapping[str, Any]) -> str | None:
-    seen, size = values.get("n_observed"), int(np.prod(values.get("shape", ()), dtype=np.float64))
-    return None if seen is None or not size else f"{seen / size:.1%} of {size:,}"
+    seen = values.get("observed_fraction")
+    return None if seen is None else f"{seen:.1%} of {values['observed'] / seen:,.0f}" if seen else "nothing"
 
 
 def of_model(report: Described) -> str:

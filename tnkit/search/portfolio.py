@@ -92,8 +92,11 @@ class Portfolio:
         for label, spec, layout in _sorted_by_cost(self._specs(tuple(x.shape)), target):
             methods = methods_for(layout, target)
             iterative = bool(methods) and methods[0].iterative
+            least = layout.n_params((1,) * len(layout.bonds))
             if not methods:
                 left_out.append((label, "no method takes what is asked"))
+            elif max_params is not None and least > max_params:
+                left_out.append((label, f"takes {least} entries at rank 1"))
             elif limited.out_of_time and iterative and tried:
                 left_out.append((label, "the time was up"))
             else:
