@@ -119,6 +119,5 @@ def part(quick: bool = False) -> str:
             f"dense model, the mean over {count} other sentences. Times are medians, the models taking turns."
         ),
         html.table(head, rows, numeric=range(1, 7)),
-        html.paragraph(f"Layer by layer, at {shown}:"),
-        summary.of_model(reports[shown]),
+        html.folded(f"Layer by layer, at {shown}", summary.of_model(reports[shown])),
     )

@@ -20,7 +20,9 @@ SHAPE = (6, 7, 8)
 #: Entries that may go to the host at once: singular values of an unfolding do.
 SPECTRUM = 64
 EQUATION = "ia,ajb,bk->ijk"
-DTYPES = [torch.float32, torch.complex64, torch.float64, torch.complex128]
+DTYPES = [torch.float32, torch.complex128]
+#: Rounded by a decomposition, which other tests here run.
+FITTED = ("tr", "cp", "btd", "blast")
 DEVICES = ["acted", pytest.param("cuda", marks=pytest.mark.gpu)]
 
 OPERATIONS = {
@@ -80,7 +82,9 @@ def test_operations(name, dtype, device):
     with on(device) as watch:
         a, b = build(name, 0, device, dtype), build(name, 1, device, dtype)
     require_clean(a, device, dtype, watch)
-    for operate in OPERATIONS.values():
+    for operation, operate in OPERATIONS.items():
+        if operation.startswith("round") and name in FITTED:
+            continue
         with on(device) as watch:
             result = operate(a, b)
         require_clean(result, device, dtype, watch)
@@ -123,17 +127,17 @@ def test_every_method(method, name, dtype, device):
     x = place(build("tt", 3, "cpu", dtype).to_dense().contiguous(), device)
     for target in targets(method):
         with on(device) as watch:
-            fit = tk.decompose(x, name, method=method, time_limit_s=1.0, **target)
+            fit = tk.decompose(x, name, method=method, time_limit_s=0.5, **target)
         require_clean(fit.tensor, device, dtype, watch)
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64], ids=str)
 @pytest.mark.parametrize("name", FORMATS.names())
-def test_decompose_chooses(name, dtype, device):
+def test_decompose_chooses(name, device):
+    dtype = torch.float32
     x = place(build("cp", 3, "cpu", dtype).to_dense().contiguous(), device)
     with on(device) as watch:
-        fit = tk.decompose(x, name, eps=0.2, time_limit_s=1.0)
+        fit = tk.decompose(x, name, eps=0.2, time_limit_s=0.5)
     require_clean(fit.tensor, device, dtype, watch)
 
 
@@ -145,7 +149,7 @@ def test_complete(name, dtype, device):
     mask = torch.rand(SHAPE, generator=generator(0)) < 0.7
     x, mask = place(x, device), place(mask, device)
     with on(device) as watch:
-        done = tk.complete(x, name, mask=mask, rank=2, time_limit_s=1.0)
+        done = tk.complete(x, name, mask=mask, rank=2, time_limit_s=0.5)
         filled = done.filled
     require_clean(done.tensor, device, dtype, watch)
     assert filled.device.type == x.device.type

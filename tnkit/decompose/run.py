@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from math import sqrt
+from math import log2, sqrt
 from typing import Any
 
 import torch
@@ -19,6 +19,9 @@ from tnkit.report import FitReport
 from tnkit.solvers import DIRECT, EPS_NOT_REACHED, FLOOR, Control, Status
 
 __all__ = ["error_floor", "run", "scaled"]
+
+#: Entries up to which iterative methods get a copy whose norm is near 1.
+SMALL = 2**20
 
 #: Norms in between these have squares that are safe in every engine dtype.
 SAFE_NORMS = {torch.float32: (1e-12, 1e12), torch.float64: (1e-100, 1e100)}
@@ -83,6 +86,10 @@ def run(
     begun = time.perf_counter()
     chosen, why = as_method(method, layout, target)
     safe, safe_norm, factor = scaled(x, norm)
+    if chosen.iterative and safe_norm > 0.0 and x.numel() <= SMALL:
+        # what an iteration does then depends on no unit: c·x takes the same steps (dividing by a power of 2 is exact)
+        unit = 2.0 ** round(log2(safe_norm))
+        safe, safe_norm, factor = safe / unit, safe_norm / unit, factor * unit
     if safe_norm == 0.0:
         fit = Fit(tuple(x.new_zeros(s) for s in layout.shapes((1,) * len(layout.bonds))), 0.0)
         return _report(layout.build(fit.tensors), fit, target, chosen, why, begun, asked)

@@ -22,7 +22,19 @@ from tnkit.files import PathLikeStr, replacing
 from tnkit.report.pictures import data_uri
 from tnkit.report.style import STYLE
 
-__all__ = ["curve", "details", "facts", "figure", "figures", "page", "paragraph", "section", "table", "write_page"]
+__all__ = [
+    "curve",
+    "details",
+    "facts",
+    "figure",
+    "figures",
+    "folded",
+    "page",
+    "paragraph",
+    "section",
+    "table",
+    "write_page",
+]
 
 
 def _text(value: Any) -> str:
@@ -62,7 +74,12 @@ def paragraph(text: str) -> str:
 
 def details(summary: str, text: str) -> str:
     """Preformatted text that opens on a click."""
-    return f"<details><summary>{_text(summary)}</summary><pre>{_text(text)}</pre></details>"
+    return folded(summary, f"<pre>{_text(text)}</pre>")
+
+
+def folded(summary: str, *pieces: str) -> str:
+    """Pieces of HTML that open on a click."""
+    return f"<details><summary>{_text(summary)}</summary>" + "\n".join(pieces) + "</details>"
 
 
 def facts(values: Mapping[str, Any]) -> str:

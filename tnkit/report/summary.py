@@ -78,7 +78,7 @@ def of_completion(done: Described) -> str:
             html.facts({name: value for name, value in shown.items() if value not in (None, "")}),
             html.paragraph(f"Method `{values.get('method')}`: {values.get('why', '')}."),
             html.paragraph(f"{values.get('status')}: {values.get('status_message', '')}."),
-            html.curve(errors, "relative error by step (on held-out entries where there are some)"),
+            html.curve(errors, "what the method makes small, by step"),
         ]
     )
 

@@ -1,0 +1,89 @@
+"""RingALS: planted rings, trains, pairs of modes, eps."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import tnkit as tk
+from tnkit.decompose import error_floor, relative_error
+from tnkit.decompose.ring_als import RingALS, train_ranks
+from tnkit.errors import OptionError
+from tnkit.formats import RingSpec, random_format
+from tnkit.rng import generator
+
+DTYPES = (torch.float32, torch.float64, torch.complex64, torch.complex128)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_ten_of_ten_planted_rings(seed):
+    x = random_format("tr", (10, 10, 10, 10), 3, rng=1000 + seed).to_dense()
+    assert tk.decompose(x, "tr", rank=3, method="ring_als").rel_error < 1e-6
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("shape", "rank"), [((6, 7, 8, 5), 2), ((4, 5, 6), 2), ((3,) * 5, 2), ((2,) * 6, 2), ((5, 6), 2)])
+def test_planted_rings_of_any_order(shape, rank, dtype):
+    x = random_format("tr", shape, rank, dtype=dtype, rng=5).to_dense()
+    single = dtype in (torch.float32, torch.complex64)
+    fit = tk.decompose(x, "tr", rank=rank, method="ring_als")
+    assert relative_error(x, fit.tensor) < (1e-4 if single else 1e-8)
+    by_eps = tk.decompose(x, "tr", eps=1e-3, method="ring_als")
+    assert by_eps.n_params <= fit.n_params
+    assert by_eps.status.ok
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128], ids=str)
+@pytest.mark.parametrize("shape", [(4, 5, 6), (3, 4, 2, 3), (5, 6), (1, 5, 1, 4), (7,), (1, 1, 1), (2,) * 6])
+def test_the_largest_ranks_are_exact(shape, dtype):
+    x = torch.randn(shape, dtype=dtype, generator=generator(1))
+    layout = RingSpec().layout(shape)
+    for ranks in (layout.max_ranks, layout.caps):
+        fit = tk.decompose(x, "tr", rank=ranks, method="ring_als")
+        assert relative_error(x, fit.tensor) < 1e-10
+        assert all(r <= limit for r, limit in zip(fit.ranks, ranks, strict=True))
+    assert tk.decompose(x, "tr", eps=0.0, method="ring_als").rel_error <= error_floor(dtype, x.ndim)
+
+
+def test_two_modes_are_a_matrix():
+    x = torch.randn(9, 8, dtype=torch.float64, generator=generator(0))
+    s = torch.linalg.svdvals(x)
+    fit = tk.decompose(x, "tr", rank=(2, 2), method="ring_als")
+    assert fit.rel_error == pytest.approx(float(s[4:].norm() / s.norm()), rel=1e-9)
+
+
+def test_trains_within_ring_ranks():
+    layout = RingSpec().layout((3, 4, 5))
+    assert train_ranks(layout, (1, 3, 5)) == (1, 3, 5)
+    assert train_ranks(layout, (2, 2, 2)) is None
+    assert train_ranks(RingSpec().layout((4,)), ()) == ()
+
+
+@given(
+    st.lists(st.integers(1, 4), min_size=1, max_size=4),
+    st.sampled_from(DTYPES),
+    st.sampled_from([0.0, 1e-2, 0.1, 0.5, 1.0]),
+    st.integers(0, 1000),
+)
+@settings(max_examples=12)
+def test_eps_is_kept_and_never_larger_than_the_direct_method(shape, dtype, eps, seed):
+    x = torch.randn(shape, dtype=dtype, generator=generator(seed))
+    fit = tk.decompose(x, "tr", eps=eps, method="ring_als")
+    assert relative_error(x, fit.tensor) <= max(eps * (1 + 1e-6), error_floor(dtype, x.ndim))
+    assert fit.n_params <= tk.decompose(x, "tr", eps=eps, method="ring_svd").n_params
+
+
+def test_it_is_better_than_the_ring_svd_at_equal_ranks():
+    x = torch.randn(6, 6, 6, 6, dtype=torch.float64, generator=generator(0))
+    fit = tk.decompose(x, "tr", rank=3, method=RingALS(starts=3))
+    direct = tk.decompose(x, "tr", rank=3, method="ring_svd")
+    assert fit.rel_error <= direct.rel_error * (1 + 1e-9)
+    again = tk.decompose(x, "tr", rank=3, method=RingALS(starts=3))
+    assert all(torch.equal(a, b) for a, b in zip(fit.tensor.cores, again.tensor.cores, strict=True))
+
+
+def test_wrong_options_are_refused():
+    with pytest.raises(OptionError, match="start"):
+        RingALS(start="eigen")
+    with pytest.raises(OptionError, match="starts"):
+        RingALS(starts=0)
