@@ -118,6 +118,12 @@ def _raw(x: Any, name: str) -> tuple[Tensor, Callable[[Tensor], Any]]:
             raw, back = _raw(inner, name)
             return raw, _then(back, wrap)
     if isinstance(x, np.ndarray):
+        hidden = int(np.ma.count_masked(x)) if isinstance(x, np.ma.MaskedArray) else 0
+        if hidden:
+            raise DataError(
+                f"{name} of shape {x.shape} has {hidden} masked entries. "
+                f"Complete it with tk.complete({name}), or give {name}.filled(value)."
+            )
         return _from_numpy(x, name), _back_to_numpy(x.dtype)
     if hasattr(x, "__dlpack__") and hasattr(x, "__dlpack_device__"):
         raw = from_dlpack(x)

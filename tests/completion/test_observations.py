@@ -106,7 +106,7 @@ def test_dense_refusals(arguments: tuple[object, ...], kind: type[Exception], wo
 @pytest.mark.parametrize(
     ("indices", "values", "shape", "kind", "words"),
     [
-        ([[0, 4]], [1.0], (3, 4), OptionError, "leave the shape"),
+        ([[0, 4]], [1.0], (3, 4), OptionError, "leaves? the shape"),
         ([[0, 0, 0]], [1.0], (3, 4), ShapeError, "do not fit 2 modes"),
         ([[0, 0.5]], [1.0], (3, 4), OptionError, "not whole"),
         ([[0, 0]], [1.0, 2.0], (3, 4), ShapeError, "1 indices but 2 values"),

@@ -94,7 +94,9 @@ def test_they_are_reproducible_and_keep_a_budget(name, method):
     assert scaled.ranks == first.ranks
 
 
-@pytest.mark.parametrize("wrong", [lambda: BTDALS(starts=0), lambda: BlastFit(descent_steps=0), lambda: BlastFit(tol=-1)])
+@pytest.mark.parametrize(
+    "wrong", [lambda: BTDALS(starts=0), lambda: BlastFit(descent_steps=0), lambda: BlastFit(tol=-1)]
+)
 def test_wrong_options_are_refused(wrong):
     with pytest.raises(OptionError):
         wrong()

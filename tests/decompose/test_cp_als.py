@@ -19,7 +19,8 @@ DTYPES = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(
-    ("shape", "rank"), [((8, 9, 10), 4), ((10, 10, 10), 6), ((5, 5, 5), 6), ((4, 5, 6, 3), 5), ((3,) * 5, 4), ((2,) * 7, 3)]
+    ("shape", "rank"),
+    [((8, 9, 10), 4), ((10, 10, 10), 6), ((5, 5, 5), 6), ((4, 5, 6, 3), 5), ((3,) * 5, 4), ((2,) * 7, 3)],
 )
 def test_planted_ranks_are_found(shape, rank, dtype):
     single = dtype in (torch.float32, torch.complex64)
@@ -43,7 +44,9 @@ def test_the_planted_factors_themselves_are_found():
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128], ids=str)
-@pytest.mark.parametrize("shape", [(4, 5, 6), (3, 1, 4, 2), (2, 3, 2, 2), (5, 6), (1, 5, 1, 4), (7,), (1, 1), (5, 1, 1)])
+@pytest.mark.parametrize(
+    "shape", [(4, 5, 6), (3, 1, 4, 2), (2, 3, 2, 2), (5, 6), (1, 5, 1, 4), (7,), (1, 1), (5, 1, 1)]
+)
 def test_the_largest_rank_is_exact(shape, dtype):
     x = torch.randn(shape, dtype=dtype, generator=generator(1))
     (cap,) = CPSpec().layout(shape).max_ranks
@@ -63,7 +66,11 @@ def test_matrices_are_done_by_their_singular_values():
 
 
 def test_the_eigenvalue_start_is_exact_for_exact_data():
-    for dtype, shape, rank in [(torch.float64, (6, 7, 8), 6), (torch.complex128, (4, 2, 5, 3), 5), (torch.float64, (2,) * 6, 4)]:
+    for dtype, shape, rank in [
+        (torch.float64, (6, 7, 8), 6),
+        (torch.complex128, (4, 2, 5, 3), 5),
+        (torch.float64, (2,) * 6, 4),
+    ]:
         x = random_format("cp", shape, rank, dtype=dtype, rng=2).to_dense()
         start = eigen_start(x, rank, float(torch.linalg.vector_norm(x)), generator(0))
         assert start is not None
@@ -73,7 +80,9 @@ def test_the_eigenvalue_start_is_exact_for_exact_data():
 
 def test_a_large_array_is_fitted_compressed():
     exact = random_format("cp", (70, 60, 50), 5, rng=0).to_dense()
-    x = exact + 0.01 * exact.norm() / exact.numel() ** 0.5 * torch.randn(exact.shape, dtype=exact.dtype, generator=generator(1))
+    x = exact + 0.01 * exact.norm() / exact.numel() ** 0.5 * torch.randn(
+        exact.shape, dtype=exact.dtype, generator=generator(1)
+    )
     fit = tk.decompose(x, "cp", rank=5, method="cp_als")
     plain = tk.decompose(x, "cp", rank=5, method=CPALS(compress=False, starts=1))
     assert fit.rel_error == pytest.approx(0.01, rel=0.05)

@@ -22,7 +22,9 @@ def test_ten_of_ten_planted_rings(seed):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(("shape", "rank"), [((6, 7, 8, 5), 2), ((4, 5, 6), 2), ((3,) * 5, 2), ((2,) * 6, 2), ((5, 6), 2)])
+@pytest.mark.parametrize(
+    ("shape", "rank"), [((6, 7, 8, 5), 2), ((4, 5, 6), 2), ((3,) * 5, 2), ((2,) * 6, 2), ((5, 6), 2)]
+)
 def test_planted_rings_of_any_order(shape, rank, dtype):
     x = random_format("tr", shape, rank, dtype=dtype, rng=5).to_dense()
     single = dtype in (torch.float32, torch.complex64)

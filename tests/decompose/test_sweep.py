@@ -104,7 +104,9 @@ def test_products_of_all_columns_need_not_fit():
 @given(st.sampled_from(CASES), st.integers(1, 4), st.integers(0, 50))
 def test_longer_bonds_leave_the_tensor_as_it_is(case, rank, seed):
     _, tensors, layout = problem(*case, rank=2, seed=seed)
-    ranks = {b: max(r, min(rank, c)) for b, r, c in zip(layout.bonds, layout.ranks_of(tensors), layout.caps, strict=True)}
+    ranks = {
+        b: max(r, min(rank, c)) for b, r, c in zip(layout.bonds, layout.ranks_of(tensors), layout.caps, strict=True)
+    }
     more = grown(layout.topology, tensors, ranks, generator(seed))
     assert layout.ranks_of(more) == tuple(ranks.values())
     torch.testing.assert_close(contract(layout.topology, more), contract(layout.topology, tensors))
@@ -119,7 +121,9 @@ def test_gauss_newton_converges_quadratically_near_a_solution(format, shape):
     exact = random_format(format, shape, 2, rng=3)
     x = exact.to_dense()
     network = LeastSquares(x, exact.topology(), float(x.norm()))
-    state = newton_start(network, [t + 0.01 * torch.randn(t.shape, dtype=t.dtype, generator=generator(5)) for t in exact.tensors()], 1e-6)
+    state = newton_start(
+        network, [t + 0.01 * torch.randn(t.shape, dtype=t.dtype, generator=generator(5)) for t in exact.tensors()], 1e-6
+    )
     for _ in range(6):
         state = newton_step(network, state)
     assert state.error < 1e-13

@@ -137,6 +137,7 @@ def test_lazy_conjugates_are_resolved():
         (np.array(["a", "b"]), tk.DTypeError, "not numeric"),
         (np.array([{}]), tk.DTypeError, "not numeric"),
         (np.array(["2020-01-01"], dtype="M8[D]"), tk.DTypeError, "not numeric"),
+        (np.ma.masked_array([1.0, 2.0], mask=[True, False]), tk.DataError, r"1 masked entries. .*tk.complete\(photo\)"),
         ("text", tk.TnkitError, "photo"),
         (None, tk.TnkitError, "photo"),
         (torch.ones(2, 2).to_sparse(), tk.DTypeError, "sparse tensor .*to_dense"),
@@ -190,6 +191,10 @@ def test_a_registered_kind(monkeypatch):
     back = incoming.back(incoming.tensor)
     assert isinstance(back, Boxed)
     assert back.values.dtype == np.float32
+
+
+def test_a_masked_array_that_hides_nothing_is_an_array():
+    assert torch.equal(as_tensor(np.ma.masked_array([1.0, 2.0])).tensor, torch.tensor([1.0, 2.0]).double())
 
 
 def test_small_helpers():

@@ -17,7 +17,7 @@ from tnkit.cli.reconstruct import reconstruct
 __all__ = ["app", "main"]
 
 EPILOG = (
-    "[dim]Exit codes: 0 done · 1 written, but --eps was not met · 2 not done, with the reason on standard error · "
+    "[dim]Exit codes: 0 done · 2 not done, with the reason on standard error · 3 written, but --eps was not met · "
     "130 stopped from the keyboard.[/]"
 )
 

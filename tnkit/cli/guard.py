@@ -16,7 +16,7 @@ from tnkit.errors import TnkitError, TnkitWarning
 __all__ = ["ERROR", "INTERRUPTED", "NOT_MET", "Guarded", "warn"]
 
 #: Exit codes. What was asked (eps) was not met, though a result was written.
-NOT_MET = 1
+NOT_MET = 3
 #: Nothing was done.
 ERROR = 2
 #: Stopped from the keyboard.

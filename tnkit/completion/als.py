@@ -28,7 +28,7 @@ from tnkit.completion.observations import Observations
 from tnkit.completion.rows import Data
 from tnkit.completion.sweep import Tensors, balanced, grown, shrunk, sweep
 from tnkit.formats import Layout, random_tensors
-from tnkit.solvers import CONVERGED, INTERRUPTED, MAX_STEPS, REACHED, TIME_LIMIT, Status, StepInfo, iterate
+from tnkit.solvers import CONVERGED, INTERRUPTED, REACHED, TIME_LIMIT, Status, StepInfo, iterate
 
 __all__ = ["CompletionALS"]
 
@@ -101,7 +101,11 @@ class _Trial:
     tensors: Tensors
     heldout: float
     train: float
-    settled: bool = True
+
+    @property
+    def level(self) -> float:
+        """The squared error that tells the noise: between what the fit leaves and what was held out."""
+        return min(1.0, self.heldout * self.train)
 
 
 @dataclass(slots=True, eq=False)
@@ -202,7 +206,7 @@ class _Run:
             tensors, residual2 = sweep(part.net, state, part.data, kappa)
             fitted = float(residual2) / norm2
             error = fitted**0.5 if held is None else held.error(tensors)
-            noise[0] = max(fitted, floor) if held is None else error**2
+            noise[0] = max(fitted, floor) if held is None else error * fitted**0.5
             return tensors, error
 
         limits = self.problem.control
@@ -221,9 +225,7 @@ class _Run:
         self.status = outcome.status
         train = part.error(outcome.value)
         heldout = outcome.error if held is not None else train
-        return _Trial(
-            self.layout.ranks_of(outcome.value), outcome.value, heldout, train, outcome.status is not MAX_STEPS
-        )
+        return _Trial(self.layout.ranks_of(outcome.value), outcome.value, heldout, train)
 
     def _hear(self, info: StepInfo) -> None:
         mine = StepInfo(len(self.history) + 1, info.error, monotonic() - self.begun)
@@ -239,12 +241,12 @@ class _Run:
     def raised(self, trial: _Trial, ranks: tuple[int, ...], steps: int) -> _Trial:
         """From a smaller network."""
         start = grown(self.layout, trial.tensors, ranks, 0.1, self.problem.rng)
-        return self.fit(start, self.train, anneal=0.5, level=trial.heldout**2, steps=steps)
+        return self.fit(start, self.train, anneal=0.5, level=trial.level, steps=steps)
 
     def lowered(self, trial: _Trial, ranks: tuple[int, ...], steps: int) -> _Trial:
         """From a larger network."""
         start = balanced(shrunk(self.layout, trial.tensors, ranks))
-        return self.fit(start, self.train, anneal=0.0, level=trial.heldout**2, steps=steps)
+        return self.fit(start, self.train, anneal=0.0, level=trial.level, steps=steps)
 
     def keep(self, trial: _Trial) -> bool:
         """Remember the best; whether this one is."""
@@ -272,7 +274,7 @@ class _Run:
         small = max(ranks, default=1) == 1
         ample = self.train.net.n >= 8 * self.layout.n_params(ranks)
         first = self.annealed if not self.hyper else self.plain if ample else self.climb
-        kinds = (first, self.over, self.climb, self.over, self.annealed)
+        kinds = (first, self.over, self.through, self.climb, self.annealed)
         for number in range(self.method.starts):
             before = inf if self.best is None else self.best.heldout
             trial = self.annealed(ranks) if small else kinds[number % len(kinds)](ranks)
@@ -291,9 +293,9 @@ class _Run:
         start = balanced(random_tensors(self.layout, ranks, self.train.data.values, self.problem.rng))
         return self.fit(start, self.train, anneal=0.0, level=1.0, steps=self.method.max_steps)
 
-    def over(self, ranks: tuple[int, ...]) -> _Trial:
+    def over(self, ranks: tuple[int, ...], share: float = 1 / 3) -> _Trial:
         """From larger ranks, where there are fewer local minima, down to those that were asked for."""
-        larger = tuple(min(r + max(1, r // 3), cap) for r, cap in zip(ranks, self.layout.caps, strict=True))
+        larger = tuple(min(r + max(1, int(r * share)), cap) for r, cap in zip(ranks, self.layout.caps, strict=True))
         if self.layout.n_params(larger) > self.train.net.n:
             return self.climb(ranks)
         trial = self.climb(larger, keep=False)
@@ -301,6 +303,21 @@ class _Run:
             lower = tuple(max(r - 1, least) for r, least in zip(trial.ranks, ranks, strict=True))
             trial = self.lowered(trial, lower, self.method.max_steps if lower == ranks else 12)
         return trial if trial.ranks == ranks else self.lowered(trial, ranks, 1)
+
+    def through(self, ranks: tuple[int, ...]) -> _Trial:
+        """Up, as where ranks are chosen, to twice the ranks at the most, and down from where it was best."""
+        best = self.rising(limit=2 * max(ranks) + 1)
+        while best.ranks != ranks and self.stopped is None:
+            up = self.layout.n_params(best.ranks) < self.layout.n_params(ranks)
+            nearer = tuple(r + (r < want) - (r > want) for r, want in zip(best.ranks, ranks, strict=True))
+            best = self.raised(best, nearer, 20) if up else self.between(best, nearer)
+        return best if best.ranks == ranks else self.between(best, ranks)
+
+    def between(self, trial: _Trial, ranks: tuple[int, ...]) -> _Trial:
+        """From a network with some ranks too large and some too small."""
+        least = tuple(min(a, b) for a, b in zip(trial.ranks, ranks, strict=True))
+        tensors = grown(self.layout, shrunk(self.layout, trial.tensors, least), ranks, 0.1, self.problem.rng)
+        return self.fit(balanced(tensors), self.train, anneal=0.0, level=trial.level, steps=20)
 
     @property
     def hyper(self) -> bool:
@@ -333,32 +350,43 @@ class _Run:
             )
 
     def grow(self) -> None:
-        """Ranks from one up, all together and then one by one, while the held-out error falls."""
-        trial = self.fresh((1,) * len(self.layout.bonds), 30)
-        self.keep(trial)
-        if self.held is None:
-            return
-        misses = 0
-        while not self.done and misses < (4 if self.work(trial.ranks) < CHEAP else 2):
-            ranks = self.next_ranks(trial.ranks)
-            if ranks is None:
-                break
-            before = self.best.heldout if self.best is not None else inf
-            trial = self.raised(trial, ranks, 30)
-            self.keep(trial)
-            if self.work(ranks) < CHEAP and trial.heldout > self.exact and self.stopped is None:
-                other = self.fresh(ranks, 60)
-                if other.heldout < trial.heldout:
-                    trial = other
-                self.keep(trial)
-            misses = 0 if trial.heldout < (1 - self.method.gain) * before else misses + 1
+        """Ranks from one up, all together and then one by one, while the held-out error falls; then down again."""
+        self.keep(self.rising(limit=self.method.max_rank, keep=True))
         self.one_by_one()
         self.trim()
 
-    def next_ranks(self, ranks: tuple[int, ...]) -> tuple[int, ...] | None:
+    def rising(self, limit: int | None, keep: bool = False) -> _Trial:
+        """All ranks from one up while the held-out error falls.
+
+        Args:
+            limit: no rank goes beyond this.
+            keep: whether to remember the best on the way, should time end.
+        """
+        trial = best = self.fresh((1,) * len(self.layout.bonds), 30)
+        misses = 0
+        while self.held is not None and self.stopped is None and best.heldout > self.exact:
+            if keep:
+                self.keep(best)
+            cheap = self.work(trial.ranks) < CHEAP
+            ranks = self.next_ranks(trial.ranks, limit)
+            if ranks is None or misses >= (4 if cheap else 2):
+                break
+            trial = self.raised(trial, ranks, 30)
+            if cheap and trial.heldout > self.exact and self.stopped is None:
+                trial = min(trial, self.fresh(ranks, 60), key=lambda t: t.heldout)
+            misses = 0 if trial.heldout < (1 - self.gain) * best.heldout else misses + 1
+            best = min(best, trial, key=lambda t: t.heldout)
+        return best
+
+    @property
+    def gain(self) -> float:
+        """By how much the held-out error must fall: more than chance where few entries are held out."""
+        return self.method.gain if self.held is None else max(self.method.gain, 0.5 * self.held.net.n**-0.5)
+
+    def next_ranks(self, ranks: tuple[int, ...], limit: int | None) -> tuple[int, ...] | None:
         """All bonds raised, or None where nothing can grow."""
         step = max(1, max(ranks, default=1) // 4)
-        cap = inf if self.method.max_rank is None else self.method.max_rank
+        cap = inf if limit is None else limit
         raised = tuple(int(max(r, min(r + step, most, cap))) for r, most in zip(ranks, self.layout.caps, strict=True))
         return None if raised == ranks or self.layout.n_params(raised) > self.train.net.n else raised
 
@@ -372,7 +400,7 @@ class _Run:
             if ranks[k] > self.layout.caps[k] or self.layout.n_params(ranks) > self.train.net.n:
                 continue
             trial = self.raised(base, ranks, 12)
-            if trial.heldout < (1 - self.method.gain) * base.heldout:
+            if trial.heldout < (1 - self.gain) * base.heldout:
                 self.keep(trial)
 
     def trim(self) -> None:
@@ -402,7 +430,7 @@ class _Run:
         obs = self.problem.observations
         part = self.train if self.held is None else _Part.of(obs, self.layout, self.scale)
         best, steps = self.best, self.method.max_steps
-        trial = self.fit(best.tensors, part, anneal=0.0, level=best.heldout**2, steps=steps, refit=True)
+        trial = self.fit(best.tensors, part, anneal=0.0, level=best.level, steps=steps, refit=True)
         self.final, self.final_train = trial.tensors, trial.train
 
     def result(self) -> CompletionFit:

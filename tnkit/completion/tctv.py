@@ -26,6 +26,7 @@ from tnkit.completion.base import CompletionFit, CompletionMethod, CompletionPro
 from tnkit.completion.holdout import split
 from tnkit.completion.observations import Observations
 from tnkit.errors import DTypeError, OptionError, ShapeError
+from tnkit.linalg.fourier import fft, ifft
 from tnkit.solvers import INTERRUPTED, TIME_LIMIT, Outcome, StepInfo, iterate
 
 __all__ = ["TCTV"]
@@ -171,7 +172,7 @@ class _Problem:
         right = mu * (self.m - s.e) + s.lam
         for a, g, gam in zip(self.modes, s.g, s.gam, strict=True):
             right = right + _adjoint(mu * g - gam, a)
-        x: Tensor = torch.fft.ifftn(torch.fft.fftn(right) / (mu * self.symbol)).real
+        x: Tensor = ifft(fft(right, range(right.ndim)) / (mu * self.symbol), range(right.ndim)).real
         slopes = tuple(_difference(x, a) for a in self.modes)
         shrunk = tuple(self.shrink(d + y / mu, 1 / (n * mu)) for d, y in zip(slopes, s.gam, strict=True))
         e = torch.where(self.seen, torch.zeros_like(x), self.m - x + s.lam / mu)

@@ -17,12 +17,12 @@ from typing import ClassVar
 from torch import Tensor
 
 from tnkit.decompose.base import Problem
-from tnkit.decompose.compressed import fit_compressed
+from tnkit.decompose.compressed import POLISH, fit_compressed
 from tnkit.decompose.descent import Start, Trial, descend, descend_from, ended, rounding_error
 from tnkit.decompose.rank_search import RankSearch, direct_fit, measured, newton_limit, steps_of
 from tnkit.decompose.resize import grown
 from tnkit.decompose.sweep import LeastSquares
-from tnkit.decompose.tree_svd import edges, is_tree, spanning_ranks, tree_ranks, tree_tensors
+from tnkit.decompose.tree_svd import edges, fit_tree, is_tree, spanning_ranks, tree_tensors
 from tnkit.errors import OptionError
 from tnkit.formats import random_tensors
 from tnkit.registry import METHODS
@@ -162,7 +162,7 @@ def fit_network(
         if inside is not None:
             return descend(network, inside, limits, ridge=ridge, newton=newton)
         own = list(starts(small))
-        more = 0 if own and is_tree(small.layout, ranks) else min(count, 2) if quick else count - len(own)
+        more = 0 if own and is_tree(small.layout, ranks) else min(count, 4) if quick else count - len(own)
         pool = [*own, *random_starts(small, ranks, max(more, 0 if own else 1))]
         return descend_from(network, pool, limits, ridge=ridge, newton=newton)
 
@@ -171,7 +171,8 @@ def fit_network(
         return solve(problem, start, goal)
     if ended(rough.status):
         return rough
-    fine = descend(least_squares(problem), rough.tensors, replace(control, target=goal), ridge=ridge, newton=newton)
+    limits = replace(control, target=goal, tol=POLISH * control.tol)
+    fine = descend(least_squares(problem), rough.tensors, limits, ridge=ridge, newton=newton)
     return replace(fine, history=rough.history + fine.history)
 
 
@@ -195,9 +196,8 @@ def tree_within(problem: Problem) -> Trial | None:
         return None
     path = edges(layout.topology, layout.label_sizes(limits))
     assert path is not None  # that is what spanning ranks are
-    ranks = tree_ranks(replace(problem, target=replace(problem.target, ranks=limits)), path)
-    tensors = tree_tensors(problem.x, layout, ranks, problem.rng, problem.norm)
-    return None if tensors is None else Trial(tensors, measured(problem, tensors), DIRECT)
+    tensors, error = fit_tree(replace(problem, target=replace(problem.target, ranks=limits)), path)
+    return Trial(tensors, error, DIRECT)
 
 
 def svd_starts(problem: Problem, ranks: tuple[int, ...]) -> list[Sequence[Tensor]]:

@@ -18,13 +18,15 @@ from tnkit.decompose.descent import Trial
 from tnkit.formats import Layout
 from tnkit.linalg import split
 
-__all__ = ["Compressed", "compress_for_error", "compress_for_ranks", "fit_compressed"]
+__all__ = ["POLISH", "Compressed", "compress_for_error", "compress_for_ranks", "fit_compressed"]
 
 #: Arrays of more entries are compressed, if that makes them so many times smaller.
 LARGE, SMALLER = 2**17, 6
 
 #: For a whole search the basis may lose this share of the error that is allowed.
 SHARE = 0.3
+#: After a compressed fit, sweeps on the array go on as long as they gain so many times the tolerance.
+POLISH = 10.0
 
 Solve: TypeAlias = "Callable[[Problem, Sequence[Tensor] | None, float | None], Trial]"
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from tnkit.decompose.base import Problem
-from tnkit.decompose.compressed import fit_compressed
+from tnkit.decompose.compressed import POLISH, fit_compressed
 from tnkit.decompose.cp_starts import eigen_start, random_start, svd_start
 from tnkit.decompose.descent import Trial, descend, descend_from, ended
 from tnkit.decompose.mttkrp import CPLeastSquares, balanced, normalised
@@ -103,7 +103,7 @@ class CPALS(RankSearch):
             terms, limits = CPLeastSquares(small.x, small.norm), replace(control, target=goal)
             if inside is not None:
                 return descend(terms, inside, limits, ridge=self.ridge, newton=newton)
-            own = self._starts(small.x, small.norm, rank, small.rng, 2 if quick else self.starts)
+            own = self._starts(small.x, small.norm, rank, small.rng, min(4, self.starts) if quick else self.starts)
             return descend_from(terms, own, limits, ridge=self.ridge, newton=newton)
 
         newton = newton_limit(control.target, quick=quick)
@@ -113,7 +113,8 @@ class CPALS(RankSearch):
         if ended(rough.status):
             return rough
         whole = CPLeastSquares(problem.x, problem.norm)
-        fine = descend(whole, rough.tensors, control, ridge=self.ridge, newton=newton)
+        limits = replace(control, tol=POLISH * control.tol)
+        fine = descend(whole, rough.tensors, limits, ridge=self.ridge, newton=newton)
         return replace(fine, history=rough.history + fine.history)
 
     def _starts(self, x: Tensor, norm: float, rank: int, rng: torch.Generator, count: int) -> list[Sequence[Tensor]]:

@@ -141,6 +141,8 @@ def descend(
     out = iterate(step, begin, replace(control, target=goal))
     best = out.value
     error = problem.error(best.tensors)
+    if not isfinite(error):  # overflow on the way
+        return Trial(tuple(start), problem.error(start), CONVERGED, out.history)
     status = out.status
     if status is REACHED and control.target is None:
         status = CONVERGED

@@ -312,5 +312,7 @@ def newton_limit(goal: float | None, *, quick: bool) -> int:
 def steps_of(problem: Problem, *, max_steps: int, tol: float, goal: float | None, quick: bool = False) -> Control:
     """The problem's control with a method's own numbers; fewer steps for one of many attempts."""
     if quick:
-        max_steps, tol = min(max_steps, QUICK_STEPS), max(tol, QUICK_TOL)
+        rough = goal is None or goal >= ROUGH
+        max_steps = min(max_steps, QUICK_STEPS if rough else 2 * QUICK_STEPS)
+        tol = max(tol, QUICK_TOL if rough else QUICK_TOL / 5)
     return replace(problem.control, max_steps=max_steps, tol=tol, target=goal)

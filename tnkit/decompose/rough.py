@@ -73,7 +73,10 @@ def _above_noise(part: Split, a: Tensor, left2: float) -> tuple[int, float]:
     missed = max(part.discarded2 - float(tail[min(part.rank, len(tail) - 1)]), 0.0)
     tail = tail + missed
     generous = max(1, int((tail > 0.9 * left2).sum()))
-    most = max(3 * generous + 4, min(a.shape) // 4, 48)
+    short = min(a.shape)
+    middle = (generous + short) // 2
+    flat = 2 * generous <= short and middle < len(tail) and float(tail[middle]) >= 0.4 * float(tail[generous])
+    most = generous + generous // 8 + 2 if flat else max(3 * generous + 4, short // 4, 48)
     return (part.rank, part.discarded2) if part.rank <= most else (most, float(tail[most]))
 
 

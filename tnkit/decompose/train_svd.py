@@ -167,6 +167,7 @@ class _Fit:
         self.plan = RankPlan(
             tree_of(topology), self.rough.cores, bonds, root=root, caps=self.caps, max_params=limits.max_params
         )
+        self.rough = Train(self.plan.nodes, self.rough.lost2, True)  # one of the two is enough, they may be large
 
     def best(self) -> Train:
         error2 = self.limits.error2

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from tnkit.decompose.base import Fit, Method, Problem
+from tnkit.decompose.measure import relative_error
 from tnkit.errors import OptionError
 from tnkit.formats import Layout
 from tnkit.linalg import choose_ranks, spectrum, split
@@ -24,6 +25,9 @@ from tnkit.registry import METHODS
 from tnkit.solvers import DIRECT, EPS_NOT_REACHED
 
 __all__ = ["TreeSVD", "edges", "is_tree", "spanning_ranks", "tree_node", "tree_tensors"]
+
+#: Attempts to spend what the bound of the error does not use.
+RESPENDINGS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,20 +222,60 @@ class TreeSVD(Method):
         path = edges(layout.topology, layout.label_sizes(layout.caps))
         if path is None:
             raise OptionError(f"tree_svd needs a tree; {layout.topology} is none. Use method='als'.")
-        ranks = problem.max_ranks if target.eps is None and target.max_params is None else tree_ranks(problem, path)
+        if target.eps is None and target.max_params is None:
+            tensors = tree_tensors(problem.x, layout, problem.max_ranks, problem.rng, problem.norm)
+            assert tensors is not None  # it is a tree at the largest ranks, so at smaller ones too
+            return Fit(tensors, None, status=DIRECT)
+        tensors, error = fit_tree(problem, path)
+        missed = target.eps is not None and error > target.eps
+        return Fit(tensors, error, status=EPS_NOT_REACHED if missed else DIRECT)
+
+
+def fit_tree(problem: Problem, path: Sequence[Edge]) -> tuple[tuple[Tensor, ...], float]:
+    """Tensors of the smallest ranks that keep eps, or the best within a size, and their relative error.
+
+    The tails of all edges together bound the squared error from above. What the bound does not use is spent again: the
+    energy that may be discarded is raised as long as the measured error allows.
+    """
+    layout, target, allowed = problem.layout, problem.target, problem.error2_allowed
+    spectra = edge_spectra(problem, path)
+
+    def choose(energy: float | None) -> tuple[int, ...]:
+        return choose_ranks(
+            spectra, layout.n_params, max_error2=energy, max_cost=target.max_params, caps=problem.max_ranks
+        )
+
+    def build(ranks: tuple[int, ...]) -> tuple[tuple[Tensor, ...], float]:
         tensors = tree_tensors(problem.x, layout, ranks, problem.rng, problem.norm)
-        assert tensors is not None  # it is a tree at the largest ranks, so at smaller ones too
-        return Fit(tensors, None, status=DIRECT if target.eps is None else EPS_NOT_REACHED)
+        assert tensors is not None  # smaller ranks leave a tree a tree
+        value = layout.format.from_tensors(tensors, **layout.static)
+        return tensors, relative_error(problem.x, value, norm=problem.norm)
+
+    ranks = choose(allowed)
+    best, error = build(ranks)
+    if allowed is None or target.eps is None or error > target.eps:
+        return best, error
+    low, high = allowed, allowed * len(path)
+    for _ in range(RESPENDINGS):
+        energy = (low * high) ** 0.5
+        tried = choose(energy)
+        if layout.n_params(tried) >= layout.n_params(ranks):
+            low = energy
+            continue
+        tensors, missed = build(tried)
+        if missed <= target.eps:
+            best, error, ranks, low = tensors, missed, tried, energy
+        else:
+            high = energy
+    return best, error
 
 
-def tree_ranks(problem: Problem, path: Sequence[Edge]) -> tuple[int, ...]:
-    """The smallest ranks that keep eps, or the best within a size."""
-    layout, target = problem.layout, problem.target
-    sizes = layout.label_sizes(layout.caps)
+def edge_spectra(problem: Problem, path: Sequence[Edge]) -> list[Tensor]:
+    """For each bond the squared singular values of its cut."""
+    layout, allowed = problem.layout, problem.error2_allowed
     found = {edge.label: edge for edge in path}
-    output = layout.topology.output
+    sizes, output = layout.label_sizes(layout.caps), layout.topology.output
     spectra: list[Tensor] = []
-    allowed = problem.error2_allowed
     for bond in layout.bonds:
         if bond not in found:
             spectra.append(torch.ones(1, dtype=torch.float64))
@@ -240,12 +284,9 @@ def tree_ranks(problem: Problem, path: Sequence[Edge]) -> tuple[int, ...]:
         outside = [k for k in range(len(output)) if k not in inside]
         rows = prod(sizes[label] for label in found[bond].modes)
         matrix = problem.x.permute(*inside, *outside).reshape(rows, -1)
-        spectra.append(
-            spectrum(matrix, tail2=None if allowed is None else allowed / len(path), norm2=problem.norm**2).s2
-        )
-    return choose_ranks(
-        spectra, layout.n_params, max_error2=allowed, max_cost=target.max_params, caps=problem.max_ranks
-    )
+        tail2 = None if allowed is None else allowed / len(path)
+        spectra.append(spectrum(matrix, tail2=tail2, norm2=problem.norm**2).s2)
+    return spectra
 
 
 METHODS.register(TreeSVD.name, TreeSVD)

@@ -129,7 +129,8 @@ class RankPlan:
         whole = tuple(self.sizes[b] for b in self.bonds)
         self.caps = whole if caps is None else tuple(min(a, b) for a, b in zip(caps, whole, strict=True))
         self.groups = _same_cuts(tree.topology, self.bonds, self.sizes)
-        self.tried: dict[tuple[int, ...], Truncated] = {}
+        self.tried: set[tuple[int, ...]] = set()
+        self._last: tuple[tuple[int, ...], Truncated] | None = None  # one result only: they may be as large as the array
         self._terms = _terms(tree.topology, self.bonds, self.sizes)
 
     @cached_property
@@ -149,12 +150,15 @@ class RankPlan:
 
     def at(self, ranks: tuple[int, ...]) -> Truncated:
         """Truncate to these ranks."""
-        if ranks not in self.tried:
-            done, lost = self.tree.truncate(self.nodes, dict(zip(self.bonds, ranks, strict=True)), self.root)
-            sizes = self.tree.topology.sizes([t.shape for t in done])
-            found = Truncated(tuple(t.contiguous() for t in done), lost, tuple(sizes[b] for b in self.bonds))
-            self.tried[ranks] = found
-        return self.tried[ranks]
+        if self._last is not None and self._last[0] == ranks:
+            return self._last[1]
+        self._last = None
+        done, lost = self.tree.truncate(self.nodes, dict(zip(self.bonds, ranks, strict=True)), self.root)
+        sizes = self.tree.topology.sizes([t.shape for t in done])
+        found = Truncated(tuple(t.contiguous() for t in done), lost, tuple(sizes[b] for b in self.bonds))
+        self.tried |= {ranks, found.ranks}
+        self._last = (ranks, found)
+        return found
 
     def best(self, error2: float | None) -> Truncated:
         """The truncation for an error budget within the caps and the size; None for the size or the caps alone."""

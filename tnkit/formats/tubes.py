@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from tnkit.linalg import rank_for_tail
+from tnkit.linalg.fourier import fft, ifft
 
 __all__ = ["Slices", "truncated_products"]
 
@@ -50,9 +51,7 @@ class Slices:
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(a, b, n_2 …) as its self-conjugate slices, real, and one of each other pair: (k, a, b) each."""
-        modes = tuple(range(2, x.ndim))
-        slices = torch.fft.fftn(x, dim=modes) if modes else x
-        slices = slices.reshape(*x.shape[:2], self.count).permute(2, 0, 1)
+        slices = fft(x, range(2, x.ndim)).reshape(*x.shape[:2], self.count).permute(2, 0, 1)
         alone = slices[self.alone]
         return (alone.real if alone.is_complex() else alone), slices[self.first]
 
@@ -64,7 +63,7 @@ class Slices:
         if self.real:
             whole = whole.index_copy(0, self.second, first.conj().resolve_conj().to(like.dtype))
         x = whole.permute(1, 2, 0).reshape(*alone.shape[1:], *self.depths)
-        x = torch.fft.ifftn(x, dim=tuple(range(2, x.ndim))) if self.depths else x
+        x = ifft(x, range(2, x.ndim))
         return (x.real if self.real and x.is_complex() else x).contiguous()
 
 
