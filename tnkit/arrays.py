@@ -118,7 +118,7 @@ def _raw(x: Any, name: str) -> tuple[Tensor, Callable[[Tensor], Any]]:
             raw, back = _raw(inner, name)
             return raw, _then(back, wrap)
     if isinstance(x, np.ndarray):
-        hidden = int(np.ma.count_masked(x)) if isinstance(x, np.ma.MaskedArray) else 0
+        hidden = int(np.count_nonzero(x.mask)) if isinstance(x, np.ma.MaskedArray) else 0
         if hidden:
             raise DataError(
                 f"{name} of shape {x.shape} has {hidden} masked entries. "

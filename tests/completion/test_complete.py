@@ -15,8 +15,7 @@ from tnkit.registry import COMPLETIONS
 from tnkit.solvers import StepInfo
 
 RNG = np.random.default_rng(0)
-I, J, K = np.ogrid[:9, :8, :7]
-X = 1.0 + I * J / 20 + np.cos(K)
+X = np.fromfunction(lambda i, j, k: 1.0 + i * j / 20 + np.cos(k), (9, 8, 7))
 SEEN = RNG.random(X.shape) < 0.6
 QUICK = CompletionALS(max_steps=20, starts=1)
 
@@ -111,7 +110,7 @@ def test_prediction_is_the_model() -> None:
     places = np.argwhere(~SEEN)
     np.testing.assert_allclose(done.predict(places), done.filled[~SEEN])
     assert done.predict([[-1, -1, -1]])[0] == done.predict([[8, 7, 6]])[0]
-    with pytest.raises(OptionError, match="leaves? the shape"):
+    with pytest.raises(OptionError, match=r"leaves? the shape"):
         done.predict([[9, 0, 0]])
 
 

@@ -1,5 +1,6 @@
 """The network at its entries against dense contraction, and the rows of a node against a plain least-squares solver."""
 
+import itertools
 from math import prod
 
 import pytest
@@ -67,7 +68,7 @@ def test_a_sweep_never_makes_the_error_larger(spec: str, shape: tuple[int, ...])
     for _ in range(3):
         tensors, _ = sweep(net, tensors, data, lambda unknowns, rows: 0.0)
         errors.append(float((data.values - net.values(tensors)).norm()))
-    assert all(after <= before * (1 + 1e-6) for before, after in zip(errors, errors[1:], strict=False))
+    assert all(after <= before * (1 + 1e-6) for before, after in itertools.pairwise(errors))
 
 
 @pytest.mark.parametrize("weighted", [False, True])

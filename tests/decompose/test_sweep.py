@@ -1,5 +1,7 @@
 """The machinery of the iterative methods: least-squares problems, derivatives, changed ranks."""
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given
@@ -50,7 +52,7 @@ def test_a_sweep_never_raises_the_error_and_reports_it(format, shape, dtype):
         assert all(t.dtype == dtype for t in tensors)
         assert error == pytest.approx(network.error(tensors), rel=1e-2, abs=1e-6)
     slack = 1e-3 if dtype in (torch.float32, torch.complex64) else 1e-7
-    assert all(b <= a * (1 + slack) + 1e-6 for a, b in zip(errors, errors[1:], strict=False))
+    assert all(b <= a * (1 + slack) + 1e-6 for a, b in itertools.pairwise(errors))
 
 
 @pytest.mark.parametrize(("format", "shape"), CASES)

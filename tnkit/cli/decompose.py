@@ -135,9 +135,7 @@ def _end(fit: FitReport, eps: float | None) -> None:
     if not fit.status.ok:
         warn(str(fit.status))
     if fit.compression_ratio <= 1:
-        warn(
-            f"{fit.n_params:,} numbers are no fewer than the array has. It may be noise at this eps, or too small to gain."
-        )
+        warn(f"{fit.n_params:,} numbers are no fewer than the array has. It is noise at this eps, or too small.")
     if fit.status.name == "interrupted":
         raise typer.Exit(INTERRUPTED)
     if eps is not None and fit.rel_error > eps:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from math import inf, prod
+from math import inf, prod, sqrt
 from time import monotonic
 from typing import ClassVar
 
@@ -128,7 +128,7 @@ class _Part:
         """Relative error at the entries."""
         r = self.data.values - self.net.values(tensors)
         r = r if self.data.root_weight is None else r * self.data.root_weight
-        return (float(r.abs().square().sum()) / self.norm2) ** 0.5
+        return sqrt(float(r.abs().square().sum()) / self.norm2)
 
 
 @dataclass(slots=True, eq=False)
@@ -233,9 +233,17 @@ class _Run:
         if self.problem.control.progress is not None:
             self.problem.control.progress(mine)
 
+    def random(self, ranks: tuple[int, ...]) -> Tensors:
+        """Normal numbers, with a mean where the data has one: products of many factors of mean 0 would miss it."""
+        values = self.train.data.values
+        mean = min(1.0, abs(complex(values.mean())) / _rms(values, None))
+        drawn = balanced(random_tensors(self.layout, ranks, values, self.problem.rng))
+        size = drawn[0].abs().square().mean().sqrt()
+        return tuple((1 - mean**2) ** 0.5 * t + mean * size for t in drawn)
+
     def fresh(self, ranks: tuple[int, ...], steps: int) -> _Trial:
         """From a random network, annealed."""
-        start = balanced(random_tensors(self.layout, ranks, self.train.data.values, self.problem.rng))
+        start = self.random(ranks)
         return self.fit(start, self.train, anneal=10.0, level=1.0, steps=steps)
 
     def raised(self, trial: _Trial, ranks: tuple[int, ...], steps: int) -> _Trial:
@@ -290,7 +298,7 @@ class _Run:
 
     def plain(self, ranks: tuple[int, ...]) -> _Trial:
         """A random start at full rank, not annealed."""
-        start = balanced(random_tensors(self.layout, ranks, self.train.data.values, self.problem.rng))
+        start = self.random(ranks)
         return self.fit(start, self.train, anneal=0.0, level=1.0, steps=self.method.max_steps)
 
     def over(self, ranks: tuple[int, ...], share: float = 1 / 3) -> _Trial:

@@ -121,10 +121,13 @@ class ALS(RankSearch):
 
     def direct(self, problem: Problem) -> Trial | None:
         """A tree of SVDs, or the format's direct method, where they do what is asked."""
-        target, layout = problem.target, problem.layout
-        if target.eps is None:
+        if problem.target.eps is None:
             return exact_tree(problem)
-        found = direct_fit(problem, DIRECT_METHODS.get(layout.name, ()))
+        return self.sized(problem)
+
+    def sized(self, problem: Problem) -> Trial | None:
+        """As `direct` with an eps or a size."""
+        found = direct_fit(problem, DIRECT_METHODS.get(problem.layout.name, ()))
         return found if found is not None else tree_within(problem)
 
 
@@ -162,7 +165,7 @@ def fit_network(
         if inside is not None:
             return descend(network, inside, limits, ridge=ridge, newton=newton)
         own = list(starts(small))
-        more = 0 if own and is_tree(small.layout, ranks) else min(count, 4) if quick else count - len(own)
+        more = 0 if own and is_tree(small.layout, ranks) else min(count, 2) if quick else count - len(own)
         pool = [*own, *random_starts(small, ranks, max(more, 0 if own else 1))]
         return descend_from(network, pool, limits, ridge=ridge, newton=newton)
 

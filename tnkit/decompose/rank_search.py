@@ -19,11 +19,11 @@ from torch import Tensor
 
 from tnkit.decompose.base import Fit, Method, Problem, Target
 from tnkit.decompose.compressed import compress_for_error
-from tnkit.decompose.descent import NEWTON_MOST, NEWTON_QUICK, Trial, ended
+from tnkit.decompose.descent import NEWTON_MOST, NEWTON_QUICK, Trial, ended, rounding_error
 from tnkit.decompose.measure import relative_error
 from tnkit.decompose.resize import resized
 from tnkit.decompose.run import error_floor
-from tnkit.formats import ranks_within
+from tnkit.formats import grow_within, ranks_within
 from tnkit.linalg import rank_for_tail, spectrum
 from tnkit.registry import METHODS
 from tnkit.solvers import EPS_NOT_REACHED, Control
@@ -66,6 +66,10 @@ class RankSearch(Method):
         """
         return None
 
+    def sized(self, problem: Problem) -> Trial | None:
+        """What a direct method makes of a size, as a hint of which ranks are worth most; None if there is none."""
+        return None
+
     def fit(self, problem: Problem) -> Fit:
         """See `search_ranks`."""
         return search_ranks(problem, self)
@@ -96,14 +100,30 @@ def search_ranks(problem: Problem, method: RankSearch) -> Fit:
     if target.eps is None:
         caps = problem.max_ranks
         ranks = caps if target.max_params is None else ranks_within(layout, target.max_params, caps)
-        exact = method.direct(replace(problem, target=Target(ranks=ranks)))
-        best = exact if exact is not None else method.solve(problem, ranks, None, None)
+        best = method.direct(replace(problem, target=Target(ranks=ranks))) or method.solve(problem, ranks, None, None)
+        if target.max_params is not None and not ended(best.status) and best.error > rounding_error(problem.x.dtype):
+            best = min(best, _by_hint(problem, method, ranks) or best, key=lambda t: t.error)
     else:
         best = _Search(problem, method).run()
         best = replace(best, error=measured(problem, best.tensors))
         if best.error > target.eps and best.status.ok:
             best = replace(best, status=EPS_NOT_REACHED)
     return Fit(best.tensors, best.error, status=best.status, history=best.history)
+
+
+def _by_hint(problem: Problem, method: RankSearch, known: Ranks) -> Trial | None:
+    """The fit of the ranks that a direct method finds best for the size; None if those are known already."""
+    layout, size = problem.layout, problem.target.max_params
+    hint = method.sized(problem)
+    if hint is None or size is None:
+        return None
+    ranks = layout.ranks_of(hint.tensors)
+    ranks = tuple(min(r, cap) for r, cap in zip(ranks, problem.max_ranks, strict=True))
+    ranks = grow_within(layout, ranks, size, problem.max_ranks)
+    if ranks == known or layout.n_params(ranks) > size:
+        return None
+    start = resized(layout.topology, hint.tensors, dict(zip(layout.bonds, ranks, strict=True)), problem.rng)
+    return method.solve(problem, ranks, start, None)
 
 
 class _Search:

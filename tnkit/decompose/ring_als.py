@@ -131,6 +131,10 @@ class RingALS(RankSearch):
             found = two_cores(problem, problem.max_ranks)
         return None if found is None else Trial(found, measured(problem, found), DIRECT)
 
+    def sized(self, problem: Problem) -> Trial | None:
+        """The ring SVD of that size."""
+        return direct_fit(problem, ("ring_svd",))
+
 
 def _bonds(layout: Layout, ranks: Sequence[int]) -> dict[str, int]:
     return dict(zip(layout.bonds, ranks, strict=True))

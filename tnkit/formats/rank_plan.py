@@ -130,7 +130,7 @@ class RankPlan:
         self.caps = whole if caps is None else tuple(min(a, b) for a, b in zip(caps, whole, strict=True))
         self.groups = _same_cuts(tree.topology, self.bonds, self.sizes)
         self.tried: set[tuple[int, ...]] = set()
-        self._last: tuple[tuple[int, ...], Truncated] | None = None  # one result only: they may be as large as the array
+        self._last: tuple[tuple[int, ...], Truncated] | None = None  # one only: it may be as large as the array
         self._terms = _terms(tree.topology, self.bonds, self.sizes)
 
     @cached_property
