@@ -29,7 +29,7 @@ from tnkit.network import Topology
 __all__ = ["Entrywise", "Partial"]
 
 #: Entries of the largest intermediate that is made at once.
-CHUNK = 2**22
+CHUNK = 2**18
 ENTRY = "#"
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from tnkit.decompose.base import Problem
 from tnkit.decompose.descent import Trial
 from tnkit.formats import Layout
-from tnkit.linalg import split
+from tnkit.linalg import energy, split
 
 __all__ = ["POLISH", "Compressed", "compress_for_error", "compress_for_ranks", "fit_compressed"]
 
@@ -95,7 +95,7 @@ def _compressed(problem: Problem, sizes: Sequence[int], allowed: float | None) -
         core = part.rest.reshape(-1, *rest).movedim(0, k)
         kept2 = max(kept2 - part.discarded2, 0.0)
     core = core.contiguous()
-    norm = float(torch.linalg.vector_norm(core))
+    norm = sqrt(energy(core))
     small = replace(problem, x=core, norm=norm, layout=_smaller(problem.layout, core.shape))
     lost2 = max(0.0, problem.norm**2 - norm**2)
     return Compressed(small, problem.layout, tuple(bases[k] for k in range(core.ndim)), lost2, problem.norm)

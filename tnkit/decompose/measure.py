@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from tnkit.formats import Format
+from tnkit.linalg import energy
 
 __all__ = ["relative_error"]
 
@@ -37,14 +38,13 @@ def relative_error(x: Tensor, approximation: Format, *, norm: float | None = Non
         in blocks along the first mode.
     """
     x, approximation = x.detach(), approximation.detach()
-    whole = float(torch.linalg.vector_norm(x)) if norm is None else norm
+    whole = sqrt(energy(x)) if norm is None else norm
     total = 0.0
     for start, stop in _blocks(approximation):
         whole_block = stop - start == approximation.shape[0]
         part = approximation if whole_block else approximation[start:stop]
         difference = part.to_dense().to(x.dtype) - x[start:stop]
-        # squares of float32 blocks are added up in float64
-        total += float(torch.linalg.vector_norm(difference)) ** 2
+        total += energy(difference)
     error = sqrt(total)
     if whole == 0.0:
         return 0.0 if error == 0.0 else inf

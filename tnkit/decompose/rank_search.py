@@ -23,6 +23,7 @@ from tnkit.decompose.descent import NEWTON_MOST, NEWTON_QUICK, Trial, ended, rou
 from tnkit.decompose.measure import relative_error
 from tnkit.decompose.resize import resized
 from tnkit.decompose.run import error_floor
+from tnkit.decompose.tree_svd import is_tree
 from tnkit.formats import grow_within, ranks_within
 from tnkit.linalg import rank_for_tail, spectrum
 from tnkit.registry import METHODS
@@ -155,6 +156,8 @@ class _Search:
             if grown is not None and self.reached(grown):
                 return self.shrink(grown)
             return min((t for t in (grown, first) if t is not None), key=lambda t: t.error)
+        if is_tree(self.layout):  # truncated SVDs find the ranks of a structure, and near the best ones otherwise
+            return first if self.goal < ROUGH else self.shrink(first)
         grown = self.grow(limits, self.layout.n_params(self.ranks(first)))
         if grown is not None and self.reached(grown):
             return self.shrink(grown)

@@ -85,6 +85,8 @@ class RingSVD(Method):
     def _best(self, problem: Problem) -> Ring:
         """The best of all starts, and of the train."""
         error2, best = allowed2(problem), _train(problem)
+        if error2 is not None and 2 * sum(core.numel() for core in best.cores) > problem.x.numel():
+            return best  # hardly compressible: the others would take long for nothing
         for start in self._starts(problem):
             ring = _ring(problem, start)
             if ring is not None and _better(problem, ring, best, error2):

@@ -15,6 +15,7 @@ from tnkit.decompose.base import Fit, Method, Problem, Target
 from tnkit.decompose.choose import as_method
 from tnkit.decompose.measure import relative_error
 from tnkit.formats import Format, FormatSpec, Layout
+from tnkit.linalg import energy
 from tnkit.report import FitReport
 from tnkit.solvers import DIRECT, EPS_NOT_REACHED, FLOOR, Control, Status
 
@@ -48,7 +49,7 @@ def scaled(x: Tensor, norm: float) -> tuple[Tensor, float, float]:
     if factor == 0.0:
         return x, 0.0, 1.0
     safe = x / factor
-    return safe, float(torch.linalg.vector_norm(safe.detach())), factor
+    return safe, sqrt(energy(safe)), factor
 
 
 def error_floor(dtype: torch.dtype, ndim: int) -> float:
