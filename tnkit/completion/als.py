@@ -191,7 +191,30 @@ class _Run:
             level: the squared error at the start.
             steps: sweeps at the most.
             refit: whether the error that counts is that of the fit itself.
+
+        Where the held-out error stays well above that of the fit, either the fit is too close or the noise level that
+        it tells is too high (the data may be exact). So it goes on with the level of the fit; the better one counts.
         """
+        trial = self.descend(start, part, anneal=anneal, level=level, steps=steps, refit=refit)
+        if refit or self.held is None or self.stopped is not None:
+            return trial
+        if trial.heldout <= max(self.exact, 1.3 * trial.train):
+            return trial
+        closer = self.descend(trial.tensors, part, anneal=0.0, level=trial.train**2, steps=steps, close=True)
+        return min(trial, closer, key=lambda t: t.heldout)
+
+    def descend(
+        self,
+        start: Tensors,
+        part: _Part,
+        *,
+        anneal: float,
+        level: float,
+        steps: int,
+        refit: bool = False,
+        close: bool = False,
+    ) -> _Trial:
+        """See `fit`; with `close` the noise level is that of the fit alone."""
         held = None if refit else self.held
         noise = [level]
         n, norm2, floor = part.net.n, part.norm2, level if refit else 0.0
@@ -206,7 +229,7 @@ class _Run:
             tensors, residual2 = sweep(part.net, state, part.data, kappa)
             fitted = float(residual2) / norm2
             error = fitted**0.5 if held is None else held.error(tensors)
-            noise[0] = max(fitted, floor) if held is None else error * fitted**0.5
+            noise[0] = max(fitted, floor) if held is None or close else error * fitted**0.5
             return tensors, error
 
         limits = self.problem.control

@@ -54,9 +54,21 @@ def split(obs: Observations, share: float, rng: torch.Generator) -> Tensor | Non
     order = torch.randperm(units, generator=rng, device=rng.device).to(obs.values.device)
     chosen = torch.zeros(units, dtype=torch.bool, device=obs.values.device)
     chosen[order[: max(1, round(share * units))]] = True
-    held = chosen[unit]
+    held = _spared(obs, chosen[unit])
+    if not bool(held.any()):
+        return None
     weighted = obs.weights is None or bool((obs.weights[held] > 0).any() & (obs.weights[~held] > 0).any())
     return held if weighted else None
+
+
+def _spared(obs: Observations, held: Tensor) -> Tensor:
+    """The same without the slices that would lose more than half of their entries: nothing could be learnt of them."""
+    for mode, n in enumerate(obs.shape):
+        slices = obs.indices[:, mode]
+        whole = torch.bincount(slices, minlength=n)
+        lost = torch.bincount(slices[held], minlength=n)
+        held = held & ~(2 * lost > whole)[slices]
+    return held
 
 
 def _fibre(obs: Observations, modes: tuple[int, ...]) -> Tensor:

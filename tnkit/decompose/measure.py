@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from math import inf, prod, sqrt
 
-import torch
 from torch import Tensor
 
 from tnkit.formats import Format
