@@ -217,7 +217,7 @@ class _Run:
         """See `fit`; with `close` the noise level is that of the fit alone."""
         held = None if refit else self.held
         noise = [level]
-        n, norm2, floor = part.net.n, part.norm2, level if refit else 0.0
+        n, norm2, floor = part.net.n, part.norm2, level if refit and not close else 0.0
 
         def step(state: Tensors, number: int) -> tuple[Tensors, float]:
             level = min(1.0, noise[0])
@@ -462,6 +462,11 @@ class _Run:
         part = self.train if self.held is None else _Part.of(obs, self.layout, self.scale)
         best, steps = self.best, self.method.max_steps
         trial = self.fit(best.tensors, part, anneal=0.0, level=best.level, steps=steps, refit=True)
+        if self.work(best.ranks) < CHEAP and trial.train > self.exact and self.stopped is None:
+            level = trial.train**2
+            exact = self.descend(trial.tensors, part, anneal=0.0, level=level, steps=steps, refit=True, close=True)
+            if exact.train <= self.exact and self.layout.n_params(best.ranks) < part.net.n:
+                trial = exact  # more entries than numbers, and all are met: there was no noise
         self.final, self.final_train = trial.tensors, trial.train
 
     def result(self) -> CompletionFit:

@@ -62,12 +62,12 @@ def split(obs: Observations, share: float, rng: torch.Generator) -> Tensor | Non
 
 
 def _spared(obs: Observations, held: Tensor) -> Tensor:
-    """The same without the slices that would lose more than half of their entries: nothing could be learnt of them."""
+    """The same without the slices that would lose all of their entries: nothing could be learnt of them."""
     for mode, n in enumerate(obs.shape):
         slices = obs.indices[:, mode]
         whole = torch.bincount(slices, minlength=n)
         lost = torch.bincount(slices[held], minlength=n)
-        held = held & ~(2 * lost > whole)[slices]
+        held = held & ~(lost == whole)[slices]
     return held
 
 
