@@ -66,7 +66,7 @@ class _Score:
     n_params: int
 
 
-def choose_format(problem: CompletionProblem, method: CompletionALS) -> tuple[FormatSpec, str]:
+def choose_format(problem: CompletionProblem, method: CompletionALS) -> tuple[FormatSpec, str, CompletionFit | None]:
     """The format with the smallest held-out error after a short fit.
 
     Args:
@@ -74,12 +74,12 @@ def choose_format(problem: CompletionProblem, method: CompletionALS) -> tuple[Fo
         method: for the long fit; the short ones take fewer sweeps and ranks, on some of the entries.
 
     Returns:
-        The spec, and why.
+        The spec, why, and the short fit, which is what there is if the time runs out.
     """
     obs = problem.observations
     specs = candidates(obs.ndim)
     if len(specs) == 1:
-        return specs[0], f"an array of {obs.ndim} mode{'s' * (obs.ndim > 1)} has one low-rank form"
+        return specs[0], f"an array of {obs.ndim} mode{'s' * (obs.ndim > 1)} has one low-rank form", None
     if obs.n > SAMPLE:
         order = torch.randperm(obs.n, generator=problem.rng, device=problem.rng.device)[:SAMPLE]
         picks = torch.zeros(obs.n, dtype=torch.bool, device=obs.values.device)
@@ -95,9 +95,9 @@ def choose_format(problem: CompletionProblem, method: CompletionALS) -> tuple[Fo
         if fit.status in (INTERRUPTED, TIME_LIMIT):
             break
     if not scores:
-        return specs[0], "too few entries are observed to compare formats"
+        return specs[0], "too few entries are observed to compare formats", None
     least = min(s.fit.heldout_error or 0.0 for s in scores)
     near = [s for s in scores if (s.fit.heldout_error or 0.0) <= max(1.05 * least, 1e-8)]
     best = min(near, key=lambda s: s.n_params)
     told = ", ".join(f"{s.spec.name} {s.fit.heldout_error:.2g}" for s in scores)
-    return best.spec, f"{best.spec.name} is best by a short fit (held-out errors: {told})"
+    return best.spec, f"{best.spec.name} is best by a short fit (held-out errors: {told})", best.fit

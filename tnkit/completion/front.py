@@ -11,7 +11,7 @@ from typing import Any
 
 from tnkit.arrays import ArrayLike
 from tnkit.completion.als import CompletionALS
-from tnkit.completion.base import NOTHING_MISSING, CompletionMethod, CompletionProblem
+from tnkit.completion.base import NOTHING_MISSING, CompletionFit, CompletionMethod, CompletionProblem
 from tnkit.completion.choice import choose_format, looks_like_an_image
 from tnkit.completion.observations import Observations
 from tnkit.completion.result import Completion
@@ -22,7 +22,7 @@ from tnkit.network import Topology
 from tnkit.registry import COMPLETIONS
 from tnkit.report import listening
 from tnkit.rng import RngLike, generator
-from tnkit.solvers import CONVERGED, DIRECT, REACHED, Control, StepInfo
+from tnkit.solvers import CONVERGED, DIRECT, INTERRUPTED, REACHED, TIME_LIMIT, Control, StepInfo
 
 __all__ = ["complete"]
 
@@ -84,16 +84,16 @@ def complete(
     ranks = None if layout is None or _is_auto(rank) else resolve_ranks(layout, rank)
     if weights is not None and not chosen.weights:
         raise OptionError(f'method "{chosen.name}" takes no weights. Use method="als", or leave weights out.')
-    gen = generator(rng, obs.values.device)
+    gen, trial = generator(rng, obs.values.device), None
     with listening(progress, label="completing") as hear:
         control = Control(progress=hear).within(limit)
         problem = CompletionProblem(obs, layout, ranks, gen, control)
         if chosen.formats and layout is None:
             short = chosen if isinstance(chosen, CompletionALS) else CompletionALS()
-            spec, why = choose_format(problem, short)
+            spec, why, trial = choose_format(problem, short)
             layout = spec.layout(obs.shape)
             problem = replace(problem, layout=layout)
-        fit = chosen.fit(problem)
+        fit = _better(chosen.fit(problem), trial)
     status = CONVERGED if fit.status is REACHED else fit.status
     if obs.complete and status in (CONVERGED, DIRECT):
         status = NOTHING_MISSING
@@ -110,6 +110,14 @@ def complete(
         history=fit.history,
         back=obs.back,
     )
+
+
+def _better(fit: CompletionFit, trial: CompletionFit | None) -> CompletionFit:
+    """The fit; but where it was stopped before it was as good as the short one before it, that one."""
+    if trial is None or fit.status not in (TIME_LIMIT, INTERRUPTED) or trial.heldout_error is None:
+        return fit
+    worse = fit.heldout_error is None or fit.heldout_error > trial.heldout_error
+    return replace(trial, status=fit.status, history=trial.history + fit.history) if worse else fit
 
 
 def _observations(x: Any, mask: Any, weights: Any) -> Observations:

@@ -93,11 +93,13 @@ class FitReport:
 
     def __repr__(self) -> str:
         """A readable summary."""
+        ratio = self.compression_ratio
+        size = f"{ratio:,.4g} times smaller" if ratio >= 1 else f"{1 / ratio:,.4g} times LARGER than the array"
         kind = {"exact": "", "bound": " at most", "estimate": " estimated"}.get(self.error_kind, "")
         lines = [
             repr(self.tensor),
             f"  relative error{kind} {self.rel_error:.3g}   asked: {self.target or 'nothing'}",
-            f"  {self.n_params:,} numbers, {self.compression_ratio:,.4g} times smaller, {self.nbytes:,} bytes",
+            f"  {self.n_params:,} numbers, {size}, {self.nbytes:,} bytes",
             f"  method {self.method}: {self.why}" if self.why else f"  method {self.method}",
             f"  {self.status} ({self.elapsed_s:.3g} s" + (f", {len(self.history)} steps)" if self.history else ")"),
         ]

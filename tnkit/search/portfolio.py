@@ -125,9 +125,7 @@ class Portfolio:
                 f"No format of shape {tuple(x.shape)} fits what was asked ({asked}). Allow more parameters."
             )
         best = min(tried, key=lambda c: _score(c.fit, eps))
-        why = f"the smallest of {len(tried)} structures that were tried; {best.fit.why}"
-        if eps is None:
-            why = f"the most accurate of {len(tried)} structures that were tried; {best.fit.why}"
+        why = f"the {'most accurate' if eps is None else 'smallest'} of {len(tried)} structures that were tried"
         best = Candidate(best.label, replace(best.fit, why=f"{best.label}, {why}", elapsed_s=time.monotonic() - begun))
         return SearchResult(pareto_front(tried), best, tuple(tried), tuple(left_out), time.monotonic() - begun)
 
