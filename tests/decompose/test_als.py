@@ -1,5 +1,6 @@
 """ALS, QuasiNewton and TreeSVD: any topology."""
 
+import math
 import time
 
 import pytest
@@ -71,17 +72,19 @@ def test_eps_is_kept_or_the_status_says_so(case, dtype, eps, seed):
         assert is_tree(as_spec(equation).layout(shape)) is False
 
 
-@given(st.sampled_from(LOOPS), st.integers(0, 1000), st.sampled_from([1e-8, 3.0, 1e9]))
+@given(st.sampled_from(LOOPS), st.integers(0, 1000), st.sampled_from([2.0**-27, 1e-8, 3.0, 4.0, 1e9, 2.0**30]))
 @settings(max_examples=8)
 def test_it_is_reproducible_and_scales(case, seed, factor):
     equation, shape = case
     x = torch.randn(shape, dtype=torch.float64, generator=generator(seed))
     method = ALS(max_steps=20, starts=2)
     first, again = (tk.decompose(x, equation, rank=2, method=method, rng=7) for _ in range(2))
-    torch.testing.assert_close(first.tensor.to_dense(), again.tensor.to_dense(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(first.tensor.to_dense(), again.tensor.to_dense(), rtol=1e-9, atol=1e-9)
     scaled = tk.decompose(x * factor, equation, rank=2, method=method, rng=7)
     assert scaled.ranks == first.ranks
-    assert scaled.rel_error == pytest.approx(first.rel_error, rel=0.2)
+    # a power of two changes no rounding, so the steps are the same; another factor may lead to another minimum
+    exact = math.frexp(factor)[0] == 0.5
+    assert scaled.rel_error == pytest.approx(first.rel_error, rel=1e-6 if exact else 0.2)
 
 
 def test_eps_and_limits_together():
@@ -179,7 +182,7 @@ def test_quasi_newton_finds_planted_networks(equation, shape, dtype):
     fit = tk.decompose(x, equation, rank=2, method=QuasiNewton(max_steps=40))
     assert relative_error(x, fit.tensor) < 1e-3
     again = tk.decompose(x, equation, rank=2, method=QuasiNewton(max_steps=40))
-    assert again.rel_error == pytest.approx(fit.rel_error, rel=0.5, abs=1e-6)
+    assert again.rel_error == pytest.approx(fit.rel_error, rel=1e-6, abs=1e-12)
 
 
 @pytest.mark.parametrize(
