@@ -12,7 +12,7 @@ import torch
 
 from tnkit.arrays import ArrayLike, as_tensor, require_finite
 from tnkit.completion import complete
-from tnkit.decompose import Target, as_method, methods_for, relative_error, run
+from tnkit.decompose import Target, as_method, methods_for, relative_error, run, run_source
 from tnkit.errors import BudgetError, OptionError, ShapeError
 from tnkit.formats import Budget, Format, FormatSpec, Layout, RankLike, as_budget, as_spec, resolve_ranks
 from tnkit.network import Topology
@@ -20,6 +20,7 @@ from tnkit.report import FitReport, listening
 from tnkit.rng import RngLike, generator
 from tnkit.search import Portfolio, SearchResult
 from tnkit.solvers import Control, StepInfo
+from tnkit.sources import Asked, Source, as_bytes, as_source
 
 __all__ = ["Explanation", "complete", "decompose", "error", "explain", "round", "search"]
 
@@ -30,9 +31,12 @@ def decompose(
     x: ArrayLike,
     format: FormatLike = "auto",
     *,
+    shape: Sequence[int] | None = None,
     rank: RankLike | None = None,
     eps: float | None = None,
     budget: Budget | int | float | None = None,
+    permute: bool = False,
+    memory_limit: int | str | None = None,
     method: Any = "auto",
     time_limit_s: float | None = None,
     progress: bool | Callable[[StepInfo], None] | None = None,
@@ -45,13 +49,19 @@ def decompose(
 
     Args:
         x: a NumPy array, a torch tensor, nested lists, or a registered kind; it is never changed. Half types are
-            computed in float32.
+            computed in float32. Or what is not a dense array in memory: a function of indices (with `shape=`), sparse
+            coordinates, or an array that is read in slabs (with `memory_limit=`).
         format: a name ("tt", "tr", "tucker", "cp", "ht", "btd", "ttm", "lowrank", "btt", "monarch", "blast", "kron",
             "tubal"), a spec such as `TTMatrixSpec(rows=(4, 8))`, an equation such as "ia,ajb,bk->ijk", or "auto".
+        shape: of a function's domain; for arrays it is known, and a different one is an error.
         rank: an int (for every bond, clipped to what the shape admits), a sequence (as given; too large is an error), a
             mapping by bond, or a fraction of the dense entries ("same" = 1.0).
         eps: relative Frobenius error that the result must not exceed, 0 or more.
         budget: stored real numbers: an int is a count, a float a fraction of the dense ones; or a `Budget`.
+        permute: whether the modes may be put in another order, and merged or split, where that needs fewer numbers; the
+            result has the array's own order.
+        memory_limit: bytes that may be used beside the result, as a number or such as "300 MB"; the array is then read
+            slab by slab.
         method: "auto", a name, or a config such as `HOOI(max_steps=30)`.
         time_limit_s: seconds after which iterative methods return their best so far.
         progress: True for a progress bar on standard error, or a function that hears of every step.
@@ -71,23 +81,18 @@ def decompose(
         >>> fit.rel_error <= 1e-3, fit.n_params < 800
         (True, True)
     """
-    request = _request(x, rank=rank, eps=eps, budget=budget)
+    said = Asked(None if shape is None else tuple(shape), as_bytes(memory_limit))
+    source = as_source(x, said)
+    request = _request(source or x, rank=rank, eps=eps, budget=budget, shape=said.shape)
     asked = _in_words(rank, request.eps, budget)
     with listening(progress) as hear:
         control = Control(progress=hear).within(_time_limit(time_limit_s))
-        gen = generator(rng, request.tensor.device)
+        gen = generator(rng, request.device)
         if isinstance(format, str) and format == "auto":
-            if rank is not None:
-                raise OptionError(
-                    f'rank={rank!r} with format "auto" says nothing. Give eps= or budget=, or name a format.'
-                )
-            if method != "auto":
-                raise OptionError(
-                    f'method={method!r} with format "auto" says nothing. Name a format, or leave method out.'
-                )
+            _auto_takes(rank, method, source)
             portfolio = Portfolio() if time_limit_s is None else Portfolio(time_limit_s=time_limit_s)
             found = portfolio.search(
-                request.tensor,
+                request.dense,
                 request.norm(),
                 eps=request.eps,
                 max_params=request.max_params,
@@ -98,11 +103,15 @@ def decompose(
             )
             return found.best.fit
         spec = as_spec(format)
-        layout = spec.layout(tuple(request.tensor.shape))
+        layout = spec.layout(request.shape)
         target = _target(layout, rank, request)
+        if source is not None:
+            if permute:
+                raise OptionError("permute=True needs a dense array in memory. Leave it out, or give the array.")
+            return run_source(source, spec, layout, target, method=method, rng=gen, control=control, asked=asked)
         as_method(method, layout, target)
         return run(
-            request.tensor,
+            request.dense,
             request.norm(),
             spec,
             layout,
@@ -113,6 +122,15 @@ def decompose(
             dtype=request.dtype,
             asked=asked,
         )
+
+
+def _auto_takes(rank: Any, method: Any, source: Source | None) -> None:
+    if rank is not None:
+        raise OptionError(f'rank={rank!r} with format "auto" says nothing. Give eps= or budget=, or name a format.')
+    if method != "auto":
+        raise OptionError(f'method={method!r} with format "auto" says nothing. Name a format, or leave method out.')
+    if source is not None:
+        raise OptionError('Format "auto" tries dense arrays in memory only. Name a format, for example "tt".')
 
 
 def search(
@@ -151,11 +169,11 @@ def search(
     )
     with listening(progress) as hear:
         return plan.search(
-            request.tensor,
+            request.dense,
             request.norm(),
             eps=request.eps,
             max_params=request.max_params,
-            rng=generator(rng, request.tensor.device),
+            rng=generator(rng, request.device),
             control=Control(progress=hear),
             dtype=request.dtype,
             asked=_in_words(None, request.eps, budget),
@@ -217,8 +235,8 @@ def explain(
     request = _request(x, rank=rank, eps=eps, budget=budget)
     if isinstance(format, str) and format == "auto":
         why = "tries every named format and useful unfolding, direct methods first, and keeps the smallest that fits"
-        return Explanation("auto", "portfolio", why, (), (), prod(request.tensor.shape))
-    layout = as_spec(format).layout(tuple(request.tensor.shape))
+        return Explanation("auto", "portfolio", why, (), (), prod(request.shape))
+    layout = as_spec(format).layout(request.shape)
     target = _target(layout, rank, request)
     chosen, why = as_method(method, layout, target)
     others = tuple((m.name, m.summary) for m in methods_for(layout, target) if m.name != chosen.name)
@@ -280,17 +298,34 @@ def round(value: Format, rank: RankLike | None = None, *, eps: float | None = No
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Request:
-    tensor: torch.Tensor
+    tensor: torch.Tensor | None
+    shape: tuple[int, ...]
+    device: torch.device
     dtype: torch.dtype
     eps: float | None
     max_params: int | None
 
+    @property
+    def dense(self) -> torch.Tensor:
+        assert self.tensor is not None
+        return self.tensor
+
     def norm(self) -> float:
-        return require_finite(self.tensor)
+        return require_finite(self.dense)
 
 
-def _request(x: ArrayLike, *, rank: Any, eps: Any, budget: Any) -> _Request:
-    incoming = as_tensor(x)
+def _request(
+    x: ArrayLike | Source, *, rank: Any, eps: Any, budget: Any, shape: Sequence[int] | None = None
+) -> _Request:
+    tensor: torch.Tensor | None = None
+    if isinstance(x, Source):
+        own, device, dtype = x.shape, x.device, x.dtype
+    else:
+        incoming = as_tensor(x)
+        tensor, dtype = incoming.tensor, incoming.dtype
+        own, device = tuple(tensor.shape), tensor.device
+    if shape is not None and tuple(shape) != own:
+        raise ShapeError(f"shape={tuple(shape)} was given, and the array has shape {own}. Leave shape= out.")
     limits = as_budget(budget)
     unusable = [name for name in ("flops", "latency_ms", "max_drop") if getattr(limits, name) is not None]
     if unusable:
@@ -298,14 +333,14 @@ def _request(x: ArrayLike, *, rank: Any, eps: Any, budget: Any) -> _Request:
     eps = _eps(eps)
     if limits.max_error is not None:
         eps = limits.max_error if eps is None else min(eps, limits.max_error)
-    parts = 2 if incoming.tensor.is_complex() else 1
-    real_limit = limits.max_params(incoming.tensor.numel() * parts, incoming.dtype)
+    parts = 2 if dtype.is_complex else 1
+    real_limit = limits.max_params(prod(own) * parts, dtype)
     if rank is None and eps is None and real_limit is None:
         raise OptionError(
             "Say how small or how exact: give at least one of rank=, eps= and budget=. Example: eps=1e-2."
         )
     entries = None if real_limit is None else real_limit // parts
-    return _Request(incoming.tensor, incoming.dtype, eps, entries)
+    return _Request(tensor, own, device, dtype, eps, entries)
 
 
 def _eps(eps: Any) -> float | None:

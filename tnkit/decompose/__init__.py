@@ -15,6 +15,7 @@ from tnkit.decompose.ring_als import RingALS
 from tnkit.decompose.ring_svd import RingSVD
 from tnkit.decompose.rounding_fallback import round_dense
 from tnkit.decompose.run import error_floor, run, scaled
+from tnkit.decompose.source_method import SourceFit, SourceMethod, SourceProblem, run_source
 from tnkit.decompose.st_hosvd import STHOSVD
 from tnkit.decompose.tree_svd import TreeSVD
 from tnkit.decompose.tt_svd import TTSVD
@@ -36,6 +37,9 @@ __all__ = [
     "QuasiNewton",
     "RingALS",
     "RingSVD",
+    "SourceFit",
+    "SourceMethod",
+    "SourceProblem",
     "Target",
     "TreeSVD",
     "TubalSVDMethod",
@@ -47,5 +51,6 @@ __all__ = [
     "relative_error",
     "round_dense",
     "run",
+    "run_source",
     "scaled",
 ]

@@ -92,12 +92,14 @@ class Method(ABC):
         name: in the registry.
         formats: names of the formats that it fits, or ("*",) for any topology.
         accepts: which of "rank", "eps", "budget" it meets by itself.
+        needs: "dense", or the kind of source that it works on ("entries", "sparse", "slabs").
         deterministic: whether it uses no random numbers.
         summary: one sentence for tables and `explain`.
     """
 
     name: ClassVar[str]
     formats: ClassVar[tuple[str, ...]]
+    needs: ClassVar[str] = "dense"
     accepts: ClassVar[frozenset[str]] = frozenset({"rank", "eps", "budget"})
     deterministic: ClassVar[bool] = True
     summary: ClassVar[str] = ""

@@ -43,8 +43,8 @@ def asked_for(target: Target) -> frozenset[str]:
     return frozenset(name for name, value in given.items() if value is not None)
 
 
-def methods_for(layout: Layout, target: Target) -> list[Method]:
-    """The methods that fit this layout and meet what is asked, best first."""
+def methods_for(layout: Layout, target: Target, needs: str = "dense") -> list[Method]:
+    """The methods that fit this layout, meet what is asked and work on this kind of array, best first."""
     key = layout.name if layout.name in PREFERRED else "network"
     by_ranks = BY_RANKS.get(key, ()) if asked_for(target) == {"rank"} else ()
     first = [name for name in dict.fromkeys([*by_ranks, *PREFERRED[key]]) if name in METHODS]
@@ -52,41 +52,59 @@ def methods_for(layout: Layout, target: Target) -> list[Method]:
     found: list[Method] = []
     for name in names:
         method: Method = METHODS.get(name).automatic()
-        if method.takes(key) and asked_for(target) <= method.accepts and method.suits(layout):
+        fits = method.needs == needs and method.takes(key) and method.suits(layout)
+        if fits and asked_for(target) <= method.accepts:
             found.append(method)
     return found
 
 
-def choose_method(layout: Layout, target: Target) -> tuple[Method, str]:
+def choose_method(layout: Layout, target: Target, needs: str = "dense") -> tuple[Method, str]:
     """The method for a layout, and why.
 
     Raises:
         OptionError: no registered method does it.
     """
-    found = methods_for(layout, target)
+    found = methods_for(layout, target, needs)
     if not found:
         asked = " and ".join(sorted(asked_for(target)))
-        raise OptionError(f"No method decomposes {layout.name} by {asked}. Known methods: {', '.join(METHODS)}.")
+        raise OptionError(f"No method decomposes {_what(needs)} as {layout.name} by {asked}. {_possible(needs)}")
     method = found[0]
     others = [m.name for m in found[1:]]
     why = method.summary + (f" (also possible: {', '.join(others)})" if others else "")
     return method, why
 
 
-def as_method(method: Any, layout: Layout, target: Target) -> tuple[Method, str]:
+_WHAT = {"dense": "an array", "entries": "a function", "sparse": "sparse coordinates", "slabs": "data read in slabs"}
+
+
+def _what(needs: str) -> str:
+    return _WHAT.get(needs, needs)
+
+
+def _possible(needs: str) -> str:
+    pairs = [(name, METHODS.get(name)) for name in METHODS]
+    known = [f"{name} ({', '.join(m.formats)})" for name, m in pairs if m.needs == needs]
+    return f"Methods for {_what(needs)}: {'; '.join(known) or 'none'}."
+
+
+def as_method(method: Any, layout: Layout, target: Target, needs: str = "dense") -> tuple[Method, str]:
     """A method from a name, a config or "auto", with the reason.
+
+    A method for sources may be asked for on a dense array, not the other way round.
 
     Raises:
         UnknownNameError: a name that is not registered.
         OptionError: a method that does not fit the format, or does not accept what is asked.
     """
     if isinstance(method, str) and method == "auto":
-        return choose_method(layout, target)
+        return choose_method(layout, target, needs)
     chosen = METHODS.get(method)() if isinstance(method, str) else method
     if not isinstance(chosen, Method):
         raise OptionError(f"method={method!r} is not a method. Give 'auto', one of {', '.join(METHODS)}, or a config.")
     key = layout.name if layout.name in PREFERRED else "network"
-    possible = [m.name for m in methods_for(layout, Target(ranks=()))]
+    if needs not in ("dense", chosen.needs):
+        raise OptionError(f"Method {chosen.name!r} does not work on {_what(needs)}. {_possible(needs)}")
+    possible = [m.name for m in methods_for(layout, Target(ranks=()), needs)]
     if not chosen.takes(key) or not chosen.suits(layout):
         raise OptionError(f"Method {chosen.name!r} does not fit {layout.name}. Methods that do: {', '.join(possible)}.")
     missing = asked_for(target) - chosen.accepts

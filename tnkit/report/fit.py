@@ -33,6 +33,7 @@ class FitReport:
         elapsed_s: seconds in all.
         history: the steps of iterative methods.
         target: what was asked, in words.
+        evaluations: entries that were asked of a function (each counted once), where the array is one.
     """
 
     tensor: Format
@@ -44,6 +45,7 @@ class FitReport:
     elapsed_s: float
     history: tuple[StepInfo, ...] = ()
     target: str = ""
+    evaluations: int | None = None
 
     @property
     def n_params(self) -> int:
@@ -84,6 +86,7 @@ class FitReport:
             "why": self.why,
             "elapsed_s": self.elapsed_s,
             "target": self.target,
+            "evaluations": self.evaluations,
             "history": [[s.step, s.error, s.elapsed_s] for s in self.history],
         }
 
@@ -100,6 +103,7 @@ class FitReport:
             repr(self.tensor),
             f"  relative error{kind} {self.rel_error:.3g}   asked: {self.target or 'nothing'}",
             f"  {self.n_params:,} numbers, {size}, {self.nbytes:,} bytes",
+            *([] if self.evaluations is None else [f"  {self.evaluations:,} evaluations of the function"]),
             f"  method {self.method}: {self.why}" if self.why else f"  method {self.method}",
             f"  {self.status} ({self.elapsed_s:.3g} s" + (f", {len(self.history)} steps)" if self.history else ")"),
         ]
