@@ -37,7 +37,7 @@ CASES: dict[str, tuple[Callable[[], Any], type[Exception], tuple[str, ...]]] = {
     "text": (lambda: tk.decompose(np.array(["a"]), "tt", rank=1), tk.DTypeError, ("not numeric",)),
     "objects": (lambda: tk.decompose(np.array([None]), "tt", rank=1), tk.DTypeError, ("not numeric",)),
     "ragged lists": (lambda: tk.decompose([[1, 2], [3]], "tt", rank=1), tk.DataError, ("equal lengths",)),
-    "sparse": (lambda: tk.decompose(torch.eye(3).to_sparse(), "tt", rank=1), tk.DTypeError, ("to_dense",)),
+    "sparse": (lambda: tk.search(torch.eye(3).to_sparse(), eps=0.1), tk.DTypeError, ("to_dense",)),
     "None": (lambda: tk.decompose(None, "tt", rank=1), tk.TnkitError, ("x",)),
     "NaN, auto": (lambda: tk.decompose(with_value(np.nan), eps=0.1), tk.DataError, ("NaN",)),
     # --- what is asked

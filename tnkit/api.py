@@ -12,7 +12,7 @@ import torch
 
 from tnkit.arrays import ArrayLike, as_tensor, require_finite
 from tnkit.completion import complete
-from tnkit.decompose import Target, as_method, methods_for, relative_error, run, run_source
+from tnkit.decompose import Target, as_method, methods_for, relative_error, run, run_reordered, run_source, sparse_error
 from tnkit.errors import BudgetError, OptionError, ShapeError
 from tnkit.formats import Budget, Format, FormatSpec, Layout, RankLike, as_budget, as_spec, resolve_ranks
 from tnkit.network import Topology
@@ -20,7 +20,7 @@ from tnkit.report import FitReport, listening
 from tnkit.rng import RngLike, generator
 from tnkit.search import Portfolio, SearchResult
 from tnkit.solvers import Control, StepInfo
-from tnkit.sources import Asked, Source, as_bytes, as_source
+from tnkit.sources import Asked, Source, SparseTensor, as_bytes, as_source
 
 __all__ = ["Explanation", "complete", "decompose", "error", "explain", "round", "search"]
 
@@ -59,7 +59,9 @@ def decompose(
         eps: relative Frobenius error that the result must not exceed, 0 or more.
         budget: stored real numbers: an int is a count, a float a fraction of the dense ones; or a `Budget`.
         permute: whether the modes may be put in another order, and merged or split, where that needs fewer numbers; the
-            result has the array's own order.
+            result has the array's own shape and order. It is never worse than without. With `rank`, an int or a
+            fraction, alone: only the order is chosen, for the least error. It acts on "tt", "tr", "ht", "tucker" and
+            "lowrank", and adds these to what "auto" tries.
         memory_limit: bytes that may be used beside the result, as a number or such as "300 MB"; the array is then read
             slab by slab.
         method: "auto", a name, or a config such as `HOOI(max_steps=30)`.
@@ -100,6 +102,7 @@ def decompose(
                 control=control,
                 dtype=request.dtype,
                 asked=asked,
+                permute=permute,
             )
             return found.best.fit
         spec = as_spec(format)
@@ -110,6 +113,20 @@ def decompose(
                 raise OptionError("permute=True needs a dense array in memory. Leave it out, or give the array.")
             return run_source(source, spec, layout, target, method=method, rng=gen, control=control, asked=asked)
         as_method(method, layout, target)
+        if permute:
+            _permute_takes(rank)
+            return run_reordered(
+                request.dense,
+                request.norm(),
+                spec,
+                layout,
+                lambda other: _target(other, rank, request),
+                method=method,
+                rng=gen,
+                control=control,
+                dtype=request.dtype,
+                asked=asked,
+            )
         return run(
             request.dense,
             request.norm(),
@@ -131,6 +148,14 @@ def _auto_takes(rank: Any, method: Any, source: Source | None) -> None:
         raise OptionError(f'method={method!r} with format "auto" says nothing. Name a format, or leave method out.')
     if source is not None:
         raise OptionError('Format "auto" tries dense arrays in memory only. Name a format, for example "tt".')
+
+
+def _permute_takes(rank: Any) -> None:
+    if rank is not None and not isinstance(rank, Real | str):
+        raise OptionError(
+            f"rank={rank!r} with permute=True: which cut a rank belongs to is known only when the order is chosen. "
+            "Give an int or a fraction, or eps= or budget=."
+        )
 
 
 def search(
@@ -248,8 +273,11 @@ def explain(
 def error(x: ArrayLike, approximation: Format) -> float:
     """The true relative error ‖x − x̂‖/‖x‖ of a format, measured in blocks.
 
+    That of a sparse array is found from its entries and the norm of the format, so it is true to 1 % from about 1e-6 on
+    and an upper bound below, unless the array is small.
+
     Args:
-        x: the array.
+        x: the array; sparse coordinates are not made dense.
         approximation: a format of the same shape.
 
     Raises:
@@ -261,6 +289,11 @@ def error(x: ArrayLike, approximation: Format) -> float:
         >>> tk.error(x, tk.decompose(x, "lowrank", rank=1).tensor) < 1e-15
         True
     """
+    sparse = as_source(x)
+    if isinstance(sparse, SparseTensor):
+        if sparse.shape != approximation.shape:
+            raise ShapeError(f"x has shape {sparse.shape}, the {approximation.name} {approximation.shape}.")
+        return sparse_error(sparse, approximation)[0]
     incoming = as_tensor(x)
     if tuple(incoming.tensor.shape) != approximation.shape:
         raise ShapeError(f"x has shape {tuple(incoming.tensor.shape)}, the {approximation.name} {approximation.shape}.")

@@ -10,8 +10,9 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "tnkit"
 MODULES = sorted(path.relative_to(ROOT).as_posix() for path in PACKAGE.rglob("*.py"))
-OPTIONAL = ("tensorly", "quimb", "cotengra", "transformers", "peft", "sklearn", "skimage", "xarray", "dask")
-HEAVY = (*OPTIONAL, "matplotlib", "hypothesis", "typer", "pytest")
+OPTIONAL = ("tensorly", "quimb", "cotengra", "transformers", "peft", "sklearn", "skimage")
+ARRAYS = ("xarray", "dask", "zarr", "h5py")
+HEAVY = (*OPTIONAL, *ARRAYS, "matplotlib", "hypothesis", "typer", "pytest")
 
 
 def in_fresh_python(code: str) -> str:

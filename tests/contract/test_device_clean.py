@@ -106,6 +106,8 @@ def test_orthogonalize(name, device):
 
 def fits():
     for method in METHODS.names():
+        if METHODS.get(method).needs == "entries":
+            continue  # the function lives on the host: indices go there and values come back, whatever the device
         formats = METHODS.get(method).formats
         for name in ("btd", "blast", EQUATION) if "*" in formats else formats:
             if name in FORMATS or "->" in name:

@@ -17,8 +17,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from tnkit.decompose.base import Problem
-from tnkit.decompose.compressed import POLISH, fit_compressed
-from tnkit.decompose.descent import Start, Trial, descend, descend_from, ended, rounding_error
+from tnkit.decompose.compressed import fit_compressed
+from tnkit.decompose.descent import Start, Trial, descend, descend_from, go_on, rounding_error
 from tnkit.decompose.rank_search import RankSearch, direct_fit, measured, newton_limit, steps_of
 from tnkit.decompose.resize import grown
 from tnkit.decompose.sweep import LeastSquares
@@ -159,9 +159,8 @@ def fit_network(
         quick: whether this is one of many attempts.
     """
 
-    def solve(small: Problem, inside: Sequence[Tensor] | None, aim: float | None) -> Trial:
+    def solve(small: Problem, inside: Sequence[Tensor] | None, limits: Control) -> Trial:
         network = least_squares(small)
-        limits = replace(control, target=aim)
         if inside is not None:
             return descend(network, inside, limits, ridge=ridge, newton=newton)
         own = list(starts(small))
@@ -169,14 +168,12 @@ def fit_network(
         pool = [*own, *random_starts(small, ranks, max(more, 0 if own else 1))]
         return descend_from(network, pool, limits, ridge=ridge, newton=newton)
 
-    rough = fit_compressed(problem, ranks, start, goal, solve)
-    if rough is None:
-        return solve(problem, start, goal)
-    if ended(rough.status):
-        return rough
-    limits = replace(control, target=goal, tol=POLISH * control.tol)
-    fine = descend(least_squares(problem), rough.tensors, limits, ridge=ridge, newton=newton)
-    return replace(fine, history=rough.history + fine.history)
+    def polish(rough: Trial, limits: Control) -> Trial:
+        return go_on(least_squares(problem), rough, limits, ridge=ridge, newton=newton)
+
+    control = replace(control, target=goal)
+    found = fit_compressed(problem, ranks, start, control, solve, polish)
+    return solve(problem, start, control) if found is None else found
 
 
 def exact_tree(problem: Problem) -> Trial | None:

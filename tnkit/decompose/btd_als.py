@@ -24,13 +24,13 @@ from torch import Tensor
 from tnkit.decompose.als import fit_network, random_starts
 from tnkit.decompose.base import Problem
 from tnkit.decompose.compressed import fit_compressed
-from tnkit.decompose.descent import NEWTON_MOST, Start, Trial, descend, ended
+from tnkit.decompose.descent import NEWTON_MOST, Start, Trial, descend, ended, joined
 from tnkit.decompose.rank_search import RankSearch, direct_fit, measured, newton_limit, steps_of
 from tnkit.decompose.term_sweep import TermSweeps, hosvd, with_empty_terms
 from tnkit.errors import OptionError
 from tnkit.formats import Tucker, TuckerSpec
 from tnkit.registry import METHODS
-from tnkit.solvers import DIRECT
+from tnkit.solvers import DIRECT, Control
 
 __all__ = ["BTDALS"]
 
@@ -83,14 +83,21 @@ class BTDALS(RankSearch):
         control = steps_of(problem, max_steps=self.max_steps, tol=self.tol, goal=goal, quick=quick)
         if terms_of(problem) * prod(ranks) > JOINT_CORE:
 
-            def solve(small: Problem, inside: Sequence[Tensor] | None, aim: float | None) -> Trial:
+            def solve(small: Problem, inside: Sequence[Tensor] | None, limits: Control) -> Trial:
                 sweeps, first = TermSweeps(small.x, small.norm), peeled(small, ranks) if inside is None else inside
-                return descend(sweeps, first, replace(control, target=aim), newton=0, extrapolate=False)
+                return descend(sweeps, first, limits, newton=0, extrapolate=False)
 
-            rough = fit_compressed(problem, ranks, start, goal, solve)
-            if rough is None or quick or ended(rough.status):
-                return solve(problem, start, goal) if rough is None else rough
-            return solve(problem, rough.tensors, goal)
+            def polish(rough: Trial, limits: Control) -> Trial:
+                left = limits.max_steps - len(rough.history)
+                return (
+                    rough
+                    if quick or left < 1
+                    else joined(rough, solve(problem, rough.tensors, replace(limits, max_steps=left)))
+                )
+
+            control = replace(control, target=goal)
+            found = fit_compressed(problem, ranks, start, control, solve, polish)
+            return solve(problem, start, control) if found is None else found
         return fit_network(
             problem,
             ranks,

@@ -36,6 +36,9 @@ PREFERRED: dict[str, tuple[str, ...]] = {
 #: What goes before that list where ranks alone are asked: a direct method's error can then be lowered at no cost.
 BY_RANKS: dict[str, tuple[str, ...]] = {"tucker": ("hooi",)}
 
+#: The same where an error alone is asked: what the sweeps gain makes the core smaller.
+BY_EPS: dict[str, tuple[str, ...]] = {"tucker": ("hooi",)}
+
 
 def asked_for(target: Target) -> frozenset[str]:
     """Which of rank, eps and budget are given."""
@@ -46,14 +49,15 @@ def asked_for(target: Target) -> frozenset[str]:
 def methods_for(layout: Layout, target: Target, needs: str = "dense") -> list[Method]:
     """The methods that fit this layout, meet what is asked and work on this kind of array, best first."""
     key = layout.name if layout.name in PREFERRED else "network"
-    by_ranks = BY_RANKS.get(key, ()) if asked_for(target) == {"rank"} else ()
-    first = [name for name in dict.fromkeys([*by_ranks, *PREFERRED[key]]) if name in METHODS]
+    asked = asked_for(target)
+    before = BY_RANKS.get(key, ()) if asked == {"rank"} else BY_EPS.get(key, ()) if asked == {"eps"} else ()
+    first = [name for name in dict.fromkeys([*before, *PREFERRED[key]]) if name in METHODS]
     names = [*first, *(name for name in METHODS if name not in first)]
     found: list[Method] = []
     for name in names:
         method: Method = METHODS.get(name).automatic()
         fits = method.needs == needs and method.takes(key) and method.suits(layout)
-        if fits and asked_for(target) <= method.accepts:
+        if fits and asked <= method.accepts:
             found.append(method)
     return found
 

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from tnkit.decompose.base import Problem
-from tnkit.decompose.descent import Trial
+from tnkit.decompose.descent import Trial, ended
 from tnkit.formats import Layout
 from tnkit.linalg import energy, split
+from tnkit.solvers import Control
 
-__all__ = ["POLISH", "Compressed", "compress_for_error", "compress_for_ranks", "fit_compressed"]
+__all__ = ["Compressed", "compress_for_error", "compress_for_ranks", "fit_compressed"]
 
 #: Arrays of more entries are compressed, if that makes them so many times smaller.
 LARGE, SMALLER = 2**17, 6
@@ -28,7 +29,10 @@ SHARE = 0.3
 #: After a compressed fit, sweeps on the array go on as long as they gain so many times the tolerance.
 POLISH = 10.0
 
-Solve: TypeAlias = "Callable[[Problem, Sequence[Tensor] | None, float | None], Trial]"
+#: How many of the steps, at the most, and which share of them is kept for the array.
+POLISH_STEPS, POLISH_SHARE = 10, 5
+
+Solve: TypeAlias = "Callable[[Problem, Sequence[Tensor] | None, Control], Trial]"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,8 +64,16 @@ class Compressed:
 
     def outside(self, trial: Trial) -> Trial:
         """A fit of the core as one of the array: ‖x − x̂‖² is what the bases miss and what the core's fit does."""
-        error = sqrt(self.lost2 + (trial.error * self.problem.norm) ** 2) / self.norm
-        return replace(trial, tensors=_turned(self.layout, self.bases, trial.tensors), error=error)
+
+        def whole(error: float) -> float:
+            return sqrt(self.lost2 + (error * self.problem.norm) ** 2) / self.norm
+
+        return replace(
+            trial,
+            tensors=_turned(self.layout, self.bases, trial.tensors),
+            error=whole(trial.error),
+            history=tuple(replace(info, error=whole(info.error)) for info in trial.history),
+        )
 
 
 def compress_for_ranks(problem: Problem, ranks: Sequence[int]) -> Compressed | None:
@@ -102,16 +114,22 @@ def _compressed(problem: Problem, sizes: Sequence[int], allowed: float | None) -
 
 
 def fit_compressed(
-    problem: Problem, ranks: Sequence[int], start: Sequence[Tensor] | None, goal: float | None, solve: Solve
+    problem: Problem,
+    ranks: Sequence[int],
+    start: Sequence[Tensor] | None,
+    control: Control,
+    solve: Solve,
+    polish: Callable[[Trial, Control], Trial],
 ) -> Trial | None:
-    """The fit of the Tucker core, and its tensors multiplied by the bases.
+    """The fit of the Tucker core, its tensors multiplied by the bases, and then steps on the array itself.
 
     Args:
         problem: of any topology each of whose modes is on one node.
         ranks: one a bond.
         start: tensors to begin with.
-        goal: a relative error at which to stop.
-        solve: the fit, for a smaller problem, a start and a goal for it.
+        control: when to stop; steps on the core and on the array are counted together.
+        solve: the fit, for a smaller problem, a start and a control for it.
+        polish: goes on from a trial on the array.
 
     Returns:
         Tensors for the array with their relative error to it, or None if the array is small, or hardly gets smaller so.
@@ -119,8 +137,13 @@ def fit_compressed(
     found = compress_for_ranks(problem, ranks)
     if found is None:
         return None
-    inside = None if start is None else found.inside(start)
-    return found.outside(solve(found.problem, inside, None if goal is None else found.goal(goal)))
+    kept = min(POLISH_STEPS, control.max_steps // POLISH_SHARE)
+    goal = None if control.target is None else found.goal(control.target)
+    limits = replace(control, max_steps=control.max_steps - kept, target=goal)
+    rough = found.outside(solve(found.problem, None if start is None else found.inside(start), limits))
+    if ended(rough.status):
+        return rough
+    return polish(rough, replace(control, tol=POLISH * control.tol))
 
 
 def _basis_sizes(layout: Layout, ranks: Sequence[int]) -> tuple[int, ...] | None:

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from tnkit.decompose.base import Problem
-from tnkit.decompose.compressed import POLISH, fit_compressed
+from tnkit.decompose.compressed import fit_compressed
 from tnkit.decompose.cp_starts import eigen_start, random_start, svd_start
-from tnkit.decompose.descent import Trial, descend, descend_from, ended
+from tnkit.decompose.descent import Trial, descend, descend_from, go_on
 from tnkit.decompose.mttkrp import CPLeastSquares, balanced, normalised
 from tnkit.decompose.rank_search import RankSearch, measured, newton_limit, steps_of
 from tnkit.errors import OptionError
@@ -99,23 +99,20 @@ class CPALS(RankSearch):
     def _fit(
         self, problem: Problem, rank: int, start: Sequence[Tensor] | None, control: Control, *, quick: bool
     ) -> Trial:
-        def solve(small: Problem, inside: Sequence[Tensor] | None, goal: float | None) -> Trial:
-            terms, limits = CPLeastSquares(small.x, small.norm), replace(control, target=goal)
+        newton = newton_limit(control.target, quick=quick)
+
+        def solve(small: Problem, inside: Sequence[Tensor] | None, limits: Control) -> Trial:
+            terms = CPLeastSquares(small.x, small.norm)
             if inside is not None:
                 return descend(terms, inside, limits, ridge=self.ridge, newton=newton)
             own = self._starts(small.x, small.norm, rank, small.rng, min(4, self.starts) if quick else self.starts)
             return descend_from(terms, own, limits, ridge=self.ridge, newton=newton)
 
-        newton = newton_limit(control.target, quick=quick)
-        rough = fit_compressed(problem, (rank,), start, control.target, solve) if self.compress else None
-        if rough is None:
-            return solve(problem, start, control.target)
-        if ended(rough.status):
-            return rough
-        whole = CPLeastSquares(problem.x, problem.norm)
-        limits = replace(control, tol=POLISH * control.tol)
-        fine = descend(whole, rough.tensors, limits, ridge=self.ridge, newton=newton)
-        return replace(fine, history=rough.history + fine.history)
+        def polish(rough: Trial, limits: Control) -> Trial:
+            return go_on(CPLeastSquares(problem.x, problem.norm), rough, limits, ridge=self.ridge, newton=newton)
+
+        found = fit_compressed(problem, (rank,), start, control, solve, polish) if self.compress else None
+        return solve(problem, start, control) if found is None else found
 
     def _starts(self, x: Tensor, norm: float, rank: int, rng: torch.Generator, count: int) -> list[Sequence[Tensor]]:
         found: list[Sequence[Tensor]] = []

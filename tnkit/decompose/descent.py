@@ -35,6 +35,8 @@ __all__ = [
     "descend",
     "descend_from",
     "ended",
+    "go_on",
+    "joined",
     "rounding_error",
 ]
 
@@ -42,25 +44,31 @@ __all__ = [
 NEWTON_QUICK, NEWTON_MOST = 300, 1500
 #: Operations, roughly, after which a small problem gets no further starts, and those that any step takes.
 WORK, STEP = 1.5e10, 4e7
+#: How many starts of a large problem go on to the end.
+FINALISTS = 2
 #: Sweeps in which the error must fall by this factor; if it does not, Gauss–Newton takes over.
 BRISK, BRISK_SWEEPS = 0.3, 3
 
 
-#: Tensors, or what makes them.
-Start: TypeAlias = "Sequence[Tensor] | Callable[[], Sequence[Tensor]]"
+class Sweeps(Protocol):
+    """Least-squares problems that can be swept: `LeastSquares`, or what a format has of its own.
 
-
-def _made(start: Start) -> Sequence[Tensor]:
-    return start() if callable(start) else start
-
-
-class Sweeps(Linearised, Protocol):
-    """Least-squares problems that can be swept: `LeastSquares`, or what a format has of its own."""
+    Gauss–Newton steps may take over where the problem is `Linearised` as well.
+    """
 
     x: Tensor
 
-    def sweep(self, tensors: Sequence[Tensor], ridge: float = 0.0) -> tuple[tuple[Tensor, ...], float]:
-        """Update every node once; the new parameters and the relative error."""
+    def error(self, tensors: Sequence[Tensor]) -> float:
+        """The measured relative error."""
+
+    def sweep(
+        self, tensors: Sequence[Tensor], ridge: float = 0.0, *, regauge: bool = True
+    ) -> tuple[tuple[Tensor, ...], float]:
+        """Update every node once; the new parameters and the relative error.
+
+        With `regauge` they may be turned to a better conditioned representation of the same tensor, which is then no
+        neighbour of the one before.
+        """
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,6 +88,30 @@ class Trial:
     history: tuple[StepInfo, ...] = ()
 
 
+#: Tensors, or what makes them; a trial if that took steps already, which count.
+Start: TypeAlias = "Sequence[Tensor] | Callable[[], Sequence[Tensor] | Trial]"
+
+
+def _made(start: Start) -> Trial:
+    made = start() if callable(start) else start
+    return made if isinstance(made, Trial) else Trial(tuple(made), inf, CONVERGED)
+
+
+def joined(first: Trial, second: Trial) -> Trial:
+    """One fit that went on from another: the steps of both are counted on."""
+    steps, past = len(first.history), first.history[-1].elapsed_s if first.history else 0.0
+    later = (StepInfo(steps + info.step, info.error, past + info.elapsed_s) for info in second.history)
+    return replace(second, history=(*first.history, *later))
+
+
+def go_on(problem: Sweeps, trial: Trial, control: Control, *, ridge: float = 0.0, newton: int = NEWTON_MOST) -> Trial:
+    """`descend` from where a fit ended, if `control.max_steps` leaves it steps: those that were done count."""
+    left = control.max_steps - len(trial.history)
+    if left < 1:
+        return trial
+    return joined(trial, descend(problem, trial.tensors, replace(control, max_steps=left), ridge=ridge, newton=newton))
+
+
 def rounding_error(dtype: torch.dtype) -> float:
     """The relative error at which a fit counts as exact and more iterations are no use."""
     return 8.0 * torch.finfo(dtype).eps
@@ -95,6 +127,7 @@ class _State:
     tensors: tuple[Tensor, ...]
     error: float
     before: tuple[Tensor, ...] | None = None
+    turned: bool = False
     pace: float = 0.3
     most: float = 1.0
     errors: tuple[float, ...] = ()
@@ -123,18 +156,18 @@ def descend(
     Returns:
         The best parameters, and their measured error.
     """
-    small = sum(t.numel() for t in start) <= newton
+    linear = problem if isinstance(problem, Linearised) and sum(t.numel() for t in start) <= newton else None
     floor = rounding_error(problem.x.dtype)
     goal = floor if control.target is None else max(control.target, floor)
 
     def step(state: _State, number: int) -> tuple[_State, float]:
-        if state.newton is not None:
-            moved = newton_step(problem, state.newton)
+        if linear is not None and state.newton is not None:
+            moved = newton_step(linear, state.newton)
             return replace(state, tensors=moved.tensors, error=moved.error, newton=moved), moved.error
         state = _sweep(problem, state, ridge)
         slow = len(state.errors) > BRISK_SWEEPS and state.error > BRISK * state.errors[-1 - BRISK_SWEEPS]
-        if small and slow:
-            state = replace(state, newton=newton_start(problem, state.tensors))
+        if linear is not None and slow:
+            state = replace(state, newton=newton_start(linear, state.tensors))
         return state, state.error
 
     begin = _State(tuple(start), inf, pace=0.3 if extrapolate else 0.0)
@@ -150,17 +183,21 @@ def descend(
 
 
 def _sweep(problem: Sweeps, state: _State, ridge: float) -> _State:
-    """One sweep from an extrapolated point; from the point itself where that does not help."""
-    pace, most = state.pace, state.most
-    if state.before is not None and pace > 0:
-        ahead = tuple(t + pace * (t - b) for t, b in zip(state.tensors, state.before, strict=True))
-        tensors, error = problem.sweep(ahead, ridge)
-        if error <= state.error:
-            pace, most = min(1.05 * pace, most), min(1.0, 1.01 * most)
-            return _State(tensors, error, state.tensors, pace, most, (*state.errors, error))
-        pace, most = pace / 1.5, pace
-    tensors, error = problem.sweep(state.tensors, ridge)
-    return _State(tensors, error, state.tensors, pace, most, (*state.errors, error))
+    """One sweep, from an extrapolated point where there is one; if it does not help from there it is a lost step.
+
+    Two points lie on a line only in one representation, so sweeps turn theirs at first and after a lost step alone.
+    """
+    ahead, turn = state.tensors, not state.turned or state.pace == 0
+    if state.before is not None and state.pace > 0:
+        ahead = tuple(t + state.pace * (t - b) for t, b in zip(state.tensors, state.before, strict=True))
+    tensors, error = problem.sweep(ahead, ridge, regauge=turn)
+    if state.before is None or state.pace == 0:
+        before = None if turn else state.tensors
+        return replace(state, tensors=tensors, error=error, before=before, turned=True, errors=(*state.errors, error))
+    if error <= state.error:
+        pace, most = min(1.05 * state.pace, state.most), min(1.0, 1.01 * state.most)
+        return _State(tensors, error, state.tensors, True, pace, most, (*state.errors, error))
+    return replace(state, before=None, turned=False, pace=state.pace / 1.5, most=state.pace)
 
 
 def descend_from(
@@ -176,39 +213,46 @@ def descend_from(
     """The best of several starts.
 
     A small problem goes through each start to its end, until one is exact, reaches the target, or `agree` of them end
-    at the same best error. In a large one each start gets `first_steps`, and the best of them goes on.
+    at the same best error. In a large one each start gets `first_steps`, and the best of them goes on; the second best
+    as well, where that is little work.
 
     Args:
         problem: the array and the network.
         starts: tensors, or functions that make them when it is their turn; the first is the most promising.
-        control: when to stop, for each start.
+        control: when to stop, for each start; its first steps count.
         ridge: see `LeastSquares.sweep`.
         newton: up to how many parameters Gauss–Newton steps may take over.
         first_steps: sweeps of each start of a large problem.
         agree: how many equal ends are enough.
     """
     pool = list(starts)
-    first = pool[0] = _made(pool[0])
-    parameters = sum(t.numel() for t in first)
+    first = _made(pool[0])
+    pool[0] = lambda: first
+    parameters = sum(t.numel() for t in first.tensors)
     small = parameters <= newton and problem.x.numel() <= 2**21
     if len(pool) > 1 and not small:
         heats: list[Trial] = []
         for start in pool:
-            heats.append(
-                descend(problem, _made(start), replace(control, max_steps=first_steps), ridge=ridge, newton=newton)
-            )
+            made = _made(start)
+            short = replace(control, max_steps=min(len(made.history) + first_steps, control.max_steps))
+            heats.append(go_on(problem, made, short, ridge=ridge, newton=newton))
             if ended(heats[-1].status) or heats[-1].status is REACHED:
                 break
         best = min(heats, key=lambda t: t.error)
         if ended(heats[-1].status) or best.status is REACHED:
             return replace(best, status=heats[-1].status)
-        rest = descend(problem, best.tensors, control, ridge=ridge, newton=newton)
-        return replace(rest, history=best.history + rest.history)
+        ends: list[Trial] = []
+        for heat in sorted(heats, key=lambda t: t.error)[:FINALISTS]:
+            steps = sum(len(t.history) for t in ends) + control.max_steps - len(heat.history)
+            if ends and (ended(ends[-1].status) or steps * float(100 * problem.x.numel() + STEP) > WORK):
+                break
+            ends.append(go_on(problem, heat, control, ridge=ridge, newton=newton))
+        return min(ends, key=lambda t: t.error)
     done: list[Trial] = []
     for start in pool:
         if sum(len(t.history) for t in done) * float(parameters**3 + 100 * problem.x.numel() + STEP) > WORK:
             break
-        done.append(descend(problem, _made(start), control, ridge=ridge, newton=newton))
+        done.append(go_on(problem, _made(start), control, ridge=ridge, newton=newton))
         best = min(done, key=lambda t: t.error if isfinite(t.error) else inf)
         last = done[-1].status
         if ended(last):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ __all__ = ["Linearised", "NewtonState", "newton_start", "newton_step"]
 LEAST_DAMPING, MOST_DAMPING = 1e-13, 1e12
 
 
+@runtime_checkable
 class Linearised(Protocol):
     """A fit of which the derivative is known."""
 

@@ -69,7 +69,7 @@ def _within(problem: Problem) -> Fit:
     limits = dict(zip(layout.bonds, caps, strict=True))
     first = project_nested(x, tree, limits, norm2, problem.rng, rough=rough)
     nodes = first.tensors if factors is None else _with_factors(tree.topology, first.tensors, factors)
-    plan = RankPlan(tree, nodes, layout.bonds, caps=caps, max_params=target.max_params)
+    plan = RankPlan(tree, nodes, layout.bonds, caps=caps, max_params=target.max_params, thorough=True)
     if error2 is None:
         done = plan.best(None)
     else:

@@ -14,6 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from tnkit.arrays import machine_eps
 from tnkit.decompose.allowance import allowed2, exact_norm2, known_error
 from tnkit.decompose.base import Fit, Method, Problem
 from tnkit.decompose.core_shape import Compressed, cheapest_core, turn_to_hosvd
@@ -28,12 +29,15 @@ from tnkit.decompose.st_hosvd import (
 )
 from tnkit.linalg import energy, split
 from tnkit.registry import METHODS
-from tnkit.solvers import CONVERGED, Control, Outcome, StepInfo, iterate
+from tnkit.solvers import CONVERGED, DIRECT, REACHED, Control, Outcome, StepInfo, iterate
 
-__all__ = ["HOOI"]
+__all__ = ["HOOI", "CoreSweeps", "reduce_core"]
 
 _LARGE = 2**20  # entries from which the sweeps run in compressed coordinates
 _REDUCTIONS = 12  # smaller core shapes that are tried
+_QUICK = 4  # sweeps at each core shape where the choice of the method was automatic
+_QUICK_FLOPS = 3e9  # for all of them, roughly
+_CERTAIN = 2000  # times machine eps: the share of the energy above which differences of energies are certain
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +49,8 @@ class HOOI(Method):
     Attributes:
         max_steps: sweeps.
         tol: a sweep that lowers the error by less than this, relative to itself, is the last.
-        gap: no sweep where ST-HOSVD is proven to be within this, relatively, of the best error at these ranks.
+        gap: no sweep where ST-HOSVD is proven to be within this, relatively, of the best error at these ranks. With
+            eps, a gap above 0 keeps the sweeps few, and the work within a second or so.
 
     Example:
         >>> import torch, tnkit as tk
@@ -78,7 +83,7 @@ class HOOI(Method):
             if target.eps is None and target.max_params is None:
                 found, outcome = _at_ranks(problem, control, self.gap)
             else:
-                found, outcome = _within(problem, control)
+                found, outcome = _within(problem, control, quick=self.gap > 0)
         tensors = (found.core.contiguous(), *(f.contiguous() for f in found.factors))
         eps = torch.finfo(problem.x.dtype).eps
         certain = found.lost2 > 2000 * eps * problem.norm**2 and not eps > 1e-10
@@ -98,7 +103,7 @@ def _at_ranks(problem: Problem, control: Control, gap: float) -> tuple[Compresse
         return start, Outcome(start, sqrt(start.lost2) / problem.norm, (), CONVERGED)
     generous = tuple(min(cap, r + r // 4 + 8) for r, cap in zip(ranks, problem.layout.caps, strict=True))
     if problem.x.numel() <= _LARGE or prod(generous) * 8 > problem.x.numel():
-        return _Sweeps(problem.x, exact_norm2(problem), control).improve(start)
+        return CoreSweeps(problem.x, exact_norm2(problem), control).improve(start)
     rough, _ = fit_by_ranks(problem, generous)
     start = corner(turn_to_hosvd(rough), ranks)
     return _swept_inside(rough, start, control)
@@ -106,7 +111,7 @@ def _at_ranks(problem: Problem, control: Control, gap: float) -> tuple[Compresse
 
 def _swept_inside(rough: Compressed, start: Compressed, control: Control) -> tuple[Compressed, Outcome[Compressed]]:
     """Sweeps on the core of a compressed array, from a start in the array's own coordinates."""
-    sweeps = _Sweeps(rough.core, energy(rough.core.reshape(1, -1)), control)
+    sweeps = CoreSweeps(rough.core, energy(rough.core.reshape(1, -1)), control)
     inner = [a.mH @ f for a, f in zip(rough.factors, start.factors, strict=True)]
     found, outcome = sweeps.improve(Compressed(start.core, inner, start.lost2 - rough.lost2))
     factors = [a @ f for a, f in zip(rough.factors, found.factors, strict=True)]
@@ -114,32 +119,41 @@ def _swept_inside(rough: Compressed, start: Compressed, control: Control) -> tup
     return whole, replace(outcome, value=whole)
 
 
-def _within(problem: Problem, control: Control) -> tuple[Compressed, Outcome[Compressed]]:
+def _within(problem: Problem, control: Control, *, quick: bool) -> tuple[Compressed, Outcome[Compressed]]:
     """Sweeps on the compressed array; with an error, smaller and smaller cores."""
     rough = compress_tucker(problem)
     start = fit_within(problem, rough)
-    sweeps = _Sweeps(rough.core, energy(rough.core.reshape(1, -1)), control)
+    allowed = allowed2(problem)
+    reductions = _REDUCTIONS
+    if quick:
+        control = replace(control, max_steps=min(control.max_steps, _QUICK), tol=max(control.tol, 1e-3))
+        work = 4.0 * _QUICK * rough.core.numel() * max(start.core.shape)
+        reductions = min(reductions, int(_QUICK_FLOPS / work))
+        certain = _CERTAIN * machine_eps(problem.x.dtype) * problem.norm**2
+        if allowed is None or start.lost2 > allowed or allowed < certain or reductions < 1:
+            return start, Outcome(start, sqrt(max(start.lost2, 0.0)) / problem.norm, (), DIRECT)
+    sweeps = CoreSweeps(rough.core, energy(rough.core.reshape(1, -1)), control)
     seen = Compressed(
         start.core, [a.mH @ f for a, f in zip(rough.factors, start.factors, strict=True)], start.lost2 - rough.lost2
     )
     found, outcome = sweeps.improve(seen)
-    allowed = allowed2(problem)
     history = list(outcome.history)
     if allowed is not None:
-        found, steps = _reduce(sweeps, found, allowed - rough.lost2, problem.layout.inner_shape)
+        found, steps = reduce_core(sweeps, found, allowed - rough.lost2, problem.layout.inner_shape, reductions)
         history += [replace(s, step=len(history) + k + 1) for k, s in enumerate(steps)]
     factors = [a @ f for a, f in zip(rough.factors, found.factors, strict=True)]
     whole = Compressed(found.core, factors, found.lost2 + rough.lost2)
-    return whole, replace(outcome, value=whole, history=tuple(history))
+    reached = allowed is not None and whole.lost2 <= allowed and not sweeps.control.out_of_time
+    return whole, replace(outcome, value=whole, history=tuple(history), status=REACHED if reached else outcome.status)
 
 
-def _reduce(
-    sweeps: _Sweeps, found: Compressed, error2: float, shape: Sequence[int]
+def reduce_core(
+    sweeps: CoreSweeps, found: Compressed, error2: float, shape: Sequence[int], reductions: int = _REDUCTIONS
 ) -> tuple[Compressed, list[StepInfo]]:
     """Cut the core to cheaper corners, or lower one rank and sweep, while the error allows."""
     steps: list[StepInfo] = []
     failed: set[tuple[int, ...]] = set()
-    for _ in range(_REDUCTIONS):
+    for _ in range(reductions):
         if found.lost2 > error2 or sweeps.control.out_of_time:
             break
         turned = turn_to_hosvd(found)
@@ -173,7 +187,7 @@ def _saving(ranks: tuple[int, ...], smaller: tuple[int, ...], shape: Sequence[in
     return cost(ranks) - cost(smaller)
 
 
-class _Sweeps:
+class CoreSweeps:
     """HOOI on one array.
 
     Args:

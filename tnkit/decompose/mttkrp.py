@@ -17,7 +17,7 @@ from torch import Tensor
 from tnkit.decompose.sweep import SAFE_SHARE
 from tnkit.decompose.tangent import scale
 from tnkit.linalg import solve_gram
-from tnkit.linalg.products import wide_dtype
+from tnkit.linalg.products import padded_rows, wide_dtype
 
 __all__ = ["CPLeastSquares", "balanced", "normalised"]
 
@@ -53,23 +53,26 @@ class CPLeastSquares:
             total += float(torch.linalg.vector_norm(part)) ** 2
         return sqrt(total) / self.norm
 
-    def sweep(self, tensors: Sequence[Tensor], ridge: float = 0.0) -> tuple[tuple[Tensor, ...], float]:
-        """Update every factor once; see `LeastSquares.sweep`. Cost: about 4 r entries(x)."""
+    def sweep(
+        self, tensors: Sequence[Tensor], ridge: float = 0.0, *, regauge: bool = True
+    ) -> tuple[tuple[Tensor, ...], float]:
+        """Update every factor once; always balanced; see `LeastSquares.sweep`. Cost: about 4 r entries(x)."""
         weights, *given = tensors
         rows = [f.mT.contiguous() for f in given]
         rows[0] = rows[0] * weights[:, None]
         grams = [self._gram(row) for row in rows]
-        share = 1.0
+        share, last = 1.0, len(rows) - 1
 
         def update(k: int, side: Tensor) -> None:
             nonlocal share
-            rest = [g for j, g in enumerate(grams) if j != k]
-            gram = torch.stack(rest).prod(0) if rest else torch.ones_like(grams[k])
+            gram = _product([g for j, g in enumerate(grams) if j != k], torch.ones_like(grams[k]))
             right = side.to(self.wide)
             pull = max(ridge, 8 * torch.finfo(self.x.dtype).eps) * gram.diagonal().real.mean()
             new = solve_gram(gram, right + pull * rows[k].to(self.wide), pull)
-            inner = 2 * (right.conj() * new).real.sum() - (new.conj() * (gram @ new)).real.sum()
-            share = 1.0 - float(inner) / self.norm**2
+            if k == last:  # ‖x − x̂‖² from inner products that are there already
+                inner = 2 * torch.vdot(right.flatten(), new.flatten()).real
+                inner -= torch.vdot(new.flatten(), (gram @ new).flatten()).real
+                share = 1.0 - float(inner) / self.norm**2
             rows[k] = new.to(self.x.dtype)
             grams[k] = self._gram(rows[k])
 
@@ -103,8 +106,7 @@ class CPLeastSquares:
         ones = torch.ones_like(grams[0])
         for k, row in enumerate(wide):
             for m in range(k, len(wide)):
-                others = [g for j, g in enumerate(grams) if j not in (k, m)]
-                gram = torch.stack(others).prod(0) if others else ones
+                gram = _product([g for j, g in enumerate(grams) if j not in (k, m)], ones)
                 if m == k:
                     eye = torch.eye(row.shape[1], dtype=self.wide, device=self.x.device)
                     block = gram[:, None, :, None] * eye[None, :, None, :]
@@ -141,7 +143,8 @@ class CPLeastSquares:
         for mine, data in ((range(cut), matrix), (range(cut, d), matrix.mT)):
             others = [k for k in range(d) if k not in mine]
             if r * data.shape[0] <= ROOM * self.x.numel() + 4096 or len(mine) == 1:
-                part = _khatri_rao([rows[k] for k in others]).conj() @ data.mT
+                product = _khatri_rao([padded_rows(rows[k], data) for k in others]).conj()
+                part = (product @ data.mT)[:r]
                 self._within(part.reshape(r, *(self.x.shape[k] for k in mine)), list(mine), rows, update)
                 continue
             width = max(1, ROOM * self.x.numel() // data.shape[0])
@@ -188,6 +191,14 @@ def _khatri_rao(rows: Sequence[Tensor]) -> Tensor:
     product = rows[0]
     for row in rows[1:]:
         product = (product[:, :, None] * row[:, None, :]).reshape(product.shape[0], -1)
+    return product
+
+
+def _product(grams: Sequence[Tensor], empty: Tensor) -> Tensor:
+    """Their entrywise product; `empty` if there are none."""
+    product = grams[0] if grams else empty
+    for gram in grams[1:]:
+        product = product * gram
     return product
 
 

@@ -19,8 +19,9 @@ from tnkit.linalg import apply_rows, energy, residual_energy, split
 
 __all__ = ["Block", "Projected", "contract_train", "flip", "inner_train", "plain_train", "project_rows", "thick_block"]
 
-_READ = 25.0  # flops in the time in which one number is read
-_LATER = 60.0  # flops that each number that is left will cost
+_GRAM = 60.0  # flops in which the time of a Gram product exceeds its count, for each entry
+_SKETCH = 130.0  # the same for a sketch, its certificate and its check
+_LATER = 400.0  # flops that each number that is left will cost, to write it first of all
 _TURN = 200.0  # flops in the time in which one number is moved, where what is left has to be turned round
 
 
@@ -95,10 +96,10 @@ def thick_block(shape: Sequence[int], ranks: Sequence[int], *, plain_only: bool 
 
 def _cost(entries: float, columns: int, rank: int) -> float:
     """Flops of a split and of what comes after it."""
-    exact = (2.0 if columns < 192 else 1.25) * entries * columns + 12.0 * columns**3 + 2.0 * entries * rank
+    exact = (_GRAM + (2.0 if columns < 192 else 1.25) * columns) * entries + 30.0 * columns**3 + 2.0 * entries * rank
     wide = rank + 8 + rank // 8
     if columns >= 48 and wide <= 0.7 * columns:
-        sketched = 2.0 * _READ * entries + 2.5 * entries * wide + 12.0 * min(columns, 400) ** 3
+        sketched = _SKETCH * entries + 2.5 * entries * wide + 30.0 * min(columns, 400) ** 3
         exact = min(exact, sketched)
     return exact + _LATER * entries * rank / columns
 

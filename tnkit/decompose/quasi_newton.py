@@ -88,7 +88,7 @@ class QuasiNewton(RankSearch):
         for first in pool:
             trial = Trial(tuple(first), network.error(first), CONVERGED)
             if self.start == "als":
-                trial = descend(network, first, replace(control, max_steps=self.sweeps), newton=0)
+                trial = descend(network, first, replace(control, max_steps=self.sweeps), newton=0, extrapolate=False)
             if not ended(trial.status) and trial.status is not REACHED:
                 trial = minimise(network, trial.tensors, control, memory=self.memory)
             best = trial if best is None or trial.error < best.error else best

@@ -112,13 +112,15 @@ class RingALS(RankSearch):
             found.append(lambda: self._cut_down(problem, ranks))
         return found
 
-    def _cut_down(self, problem: Problem, ranks: tuple[int, ...]) -> Sequence[Tensor]:
+    def _cut_down(self, problem: Problem, ranks: tuple[int, ...]) -> Trial:
         """A ring of ranks one larger, fitted for some sweeps and cut down: a landscape with fewer poor minima."""
         wide = tuple(min(r + 1, cap) for r, cap in zip(ranks, problem.layout.caps, strict=True))
         start = next(iter(random_starts(problem, wide, 1)))
-        control = replace(problem.control, max_steps=WIDE_STEPS, tol=1e-3, progress=None)
+        steps = min(WIDE_STEPS, max(1, self.max_steps // 2))
+        control = replace(problem.control, max_steps=steps, tol=1e-3, progress=None)
         trial = descend(least_squares(problem), start, control)
-        return resized(problem.layout.topology, trial.tensors, _bonds(problem.layout, ranks), problem.rng)
+        cut = resized(problem.layout.topology, trial.tensors, _bonds(problem.layout, ranks), problem.rng)
+        return replace(trial, tensors=tuple(cut), error=measured(problem, cut))
 
     def direct(self, problem: Problem) -> Trial | None:
         """A train where the ranks admit an exact one, one SVD for two modes, and ring SVD for an eps."""

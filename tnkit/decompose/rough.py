@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tnkit.linalg import Split, split, tails
 
-__all__ = ["Rough", "RoughSplit", "budget_caps"]
+__all__ = ["Rough", "RoughSplit", "budget_caps", "rank_above_noise"]
 
 SMALL = 300_000  # entries up to which the rough result is exact
 _FINE = 0.02  # share of the error budget that may be spent where that is cheap
@@ -72,12 +72,24 @@ def _above_noise(part: Split, a: Tensor, left2: float) -> tuple[int, float]:
     tail = tails(part.s2)
     missed = max(part.discarded2 - float(tail[min(part.rank, len(tail) - 1)]), 0.0)
     tail = tail + missed
+    rank = rank_above_noise(tail, part.rank, min(a.shape), left2)
+    return (part.rank, part.discarded2) if rank == part.rank else (rank, float(tail[rank]))
+
+
+def rank_above_noise(tail: Tensor, rank: int, short: int, left2: float) -> int:
+    """At most `rank`; fewer where that many are needed only to follow a flat noise floor.
+
+    Args:
+        tail: the energies that the ranks 0, 1, … discard.
+        rank: what a fine tolerance asks for.
+        short: the smaller side of the matrix.
+        left2: the energy that a generous tolerance allows.
+    """
     generous = max(1, int((tail > 0.9 * left2).sum()))
-    short = min(a.shape)
     middle = (generous + short) // 2
     flat = 2 * generous <= short and middle < len(tail) and float(tail[middle]) >= 0.4 * float(tail[generous])
     most = generous + generous // 8 + 2 if flat else max(3 * generous + 4, short // 4, 48)
-    return (part.rank, part.discarded2) if part.rank <= most else (most, float(tail[most]))
+    return min(rank, most)
 
 
 def budget_caps(caps: Sequence[int], max_params: int, cost: Callable[[tuple[int, ...]], int]) -> tuple[int, ...]:

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from tnkit.decompose.tangent import curvature, gradient, scale
 from tnkit.linalg.lstsq import solve_gram
-from tnkit.linalg.products import wide_dtype
-from tnkit.network import Topology, contract
+from tnkit.linalg.products import padded_rows, wide_dtype
+from tnkit.network import Topology, contract, plan
 
 __all__ = ["LeastSquares", "NodeLabels"]
 
@@ -27,6 +27,10 @@ Labels = tuple[str, ...]
 
 #: Above this share of ‖x‖² the difference of inner products tells the error to about 1e-3; below, it is measured.
 SAFE_SHARE = {torch.float32: 1e-3, torch.float64: 1e-11, torch.complex64: 1e-3, torch.complex128: 1e-11}
+
+#: From so many entries on a contraction with the array is done as one matrix product, if that takes at most so many
+#: times the operations of the best order.
+MATRIX, JOINED = 2**12, 1.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,10 @@ class NodeLabels:
         return NodeLabels(*(tuple(kinds[key]) for key in ((True, True), (False, True), (True, False), (False, False))))
 
 
+def _order(terms: int) -> str:
+    return "auto" if terms < 5 else "greedy"
+
+
 class LeastSquares:
     """The least-squares problems of all nodes of a network for one array.
 
@@ -68,6 +76,7 @@ class LeastSquares:
 
     def __init__(self, x: Tensor, topology: Topology, norm: float, *, orthogonal: bool = True) -> None:
         constants = {k: c.tensor(x.dtype, x.device) for k, c in enumerate(topology.constants) if c is not None}
+        x = x.contiguous()  # every product with it reads it as it lies
         self.x, self.norm, self.real = x, norm, not x.is_complex()
         self.graph = Topology(topology.inputs, topology.output)
         self.parameters = topology.parameters
@@ -121,11 +130,47 @@ class LeastSquares:
 
     def network(self, terms: Sequence[tuple[Tensor, Labels]], output: Labels) -> Tensor:
         """Contract tensors, given with their labels, to the labels of `output`; each topology is made once."""
-        key = (tuple(labels for _, labels in terms), output)
-        graph = self._graphs.get(key)
+        graph = self._graph(tuple(labels for _, labels in terms), output)
+        return contract(graph, [t for t, _ in terms], optimize=_order(len(terms)))
+
+    def _graph(self, inputs: tuple[Labels, ...], output: Labels) -> Topology:
+        graph = self._graphs.get((inputs, output))
         if graph is None:
-            graph = self._graphs[key] = Topology(key[0], output)
-        return contract(graph, [t for t, _ in terms], optimize="auto" if len(terms) < 5 else "greedy")
+            graph = self._graphs[inputs, output] = Topology(inputs, output)
+        return graph
+
+    def product(self, terms: Sequence[tuple[Tensor, Labels]], part: Tensor, labels: Labels, output: Labels) -> Tensor:
+        """Contract nodes into a partial contraction (or the array): one matrix product as it lies, where that is best.
+
+        Where the nodes meet `part` in its first or its last labels only, they are contracted with each other, and the
+        result is one matrix that multiplies `part`: no copy of it in another order is made.
+        """
+        met = {label for _, others in terms for label in others} & set(labels)
+        kept = tuple(label for label in labels if label not in met)
+        own = tuple(label for label in output if label not in labels)
+        first, last = set(labels[: len(met)]) == met, set(labels[len(labels) - len(met) :]) == met
+        if (
+            not terms
+            or part.numel() < MATRIX
+            or not (first or last)
+            or output != own + kept
+            or not part.is_contiguous()
+        ):
+            return self.network([*terms, (part, labels)], output)
+        sizes = dict(zip(labels, part.shape, strict=True))
+        for node, others in terms:
+            sizes |= zip(others, node.shape, strict=True)
+        graph = self._graph((*(others for _, others in terms), labels), output)
+        apart = plan(graph, [*(node.shape for node, _ in terms), part.shape], optimize=_order(len(terms) + 1))
+        if 2 * prod(sizes[label] for label in own) * part.numel() > JOINED * apart.flops:
+            return self.network([*terms, (part, labels)], output)
+        inner = labels[: len(met)] if first else labels[len(labels) - len(met) :]
+        node = self.network(terms, own + inner)
+        width = prod(sizes[label] for label in inner)
+        flat = part.reshape(width, -1) if first else part.reshape(-1, width).mT
+        rows = node.reshape(-1, width)
+        found = (padded_rows(rows, part) @ flat)[: rows.shape[0]]
+        return found.reshape([sizes[label] for label in output])
 
     def leaves(self, nodes: list[Tensor], data: Tensor) -> Iterator[tuple[int, Tensor, tuple[int, ...]]]:
         """For each parameter node, in order, the right side E_kᴴ data with the labels batch, bond, free.
@@ -152,7 +197,7 @@ class LeastSquares:
             k = update[0]
             kinds = self.labels[k]
             rest = [(nodes[j].conj(), self.graph.inputs[j]) for j in pending if j != k]
-            yield k, self.network([*rest, (part, labels)], kinds.batch + kinds.bond + kinds.free), pending
+            yield k, self.product(rest, part, labels, kinds.batch + kinds.bond + kinds.free), pending
             return
         for mine, others in self._halves(sizes, update, labels, pending):
             taken = self._absorbed(sizes, others, labels, pending)
@@ -162,7 +207,7 @@ class LeastSquares:
             left = tuple(j for j in pending if j not in taken)
             output = self._remaining(taken, labels, left)
             terms = [(nodes[j].conj(), self.graph.inputs[j]) for j in taken]
-            smaller = self.network([*terms, (part, labels)], output)
+            smaller = self.product(terms, part, labels, output)
             yield from self._descend(nodes, sizes, mine, smaller, output, left)
 
     def _remaining(self, taken: Sequence[int], labels: Labels, left: Sequence[int]) -> Labels:
@@ -221,12 +266,15 @@ class LeastSquares:
 
     # -- the sweep
 
-    def sweep(self, tensors: Sequence[Tensor], ridge: float = 0.0) -> tuple[tuple[Tensor, ...], float]:
+    def sweep(
+        self, tensors: Sequence[Tensor], ridge: float = 0.0, *, regauge: bool = True
+    ) -> tuple[tuple[Tensor, ...], float]:
         """Update every node once.
 
         Args:
             tensors: the parameters.
             ridge: pull towards the old value of a node, as a share of the mean eigenvalue of EᴴE.
+            regauge: whether the representation may be turned, if `orthogonal` allows it.
 
         Returns:
             The new parameters, and the relative error after them.
@@ -236,7 +284,7 @@ class LeastSquares:
         share = 1.0
         for k, rhs, loose in self.leaves(nodes, self.data):
             nodes[k], share = self._solve(nodes[k], k, self.gram(pairs, k), rhs, ridge)
-            changed = self._regauge_(nodes, k, loose) if self.orthogonal else ()
+            changed = self._regauge_(nodes, k, loose) if self.orthogonal and regauge else ()
             for j in (k, *changed):
                 pairs[j] = self.pair(nodes, j)
         if share > SAFE_SHARE[self.x.dtype]:

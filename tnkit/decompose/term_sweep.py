@@ -53,8 +53,10 @@ class TermSweeps:
         """The measured relative error."""
         return float(torch.linalg.vector_norm(self._rest(tensors))) / self.norm
 
-    def sweep(self, tensors: Sequence[Tensor], ridge: float = 0.0) -> tuple[tuple[Tensor, ...], float]:
-        """One step of HOOI for each term; `ridge` is not needed.
+    def sweep(
+        self, tensors: Sequence[Tensor], ridge: float = 0.0, *, regauge: bool = True
+    ) -> tuple[tuple[Tensor, ...], float]:
+        """One step of HOOI for each term; `ridge` and `regauge` are not needed.
 
         Cost: for each term about 2 r entries(x) for each mode, and two dense tensors.
         """

@@ -165,7 +165,13 @@ class _Fit:
         bonds = [f"r{k}" for k in range(1, x.ndim)]
         root = 0 if self.block.right else x.ndim - 1
         self.plan = RankPlan(
-            tree_of(topology), self.rough.cores, bonds, root=root, caps=self.caps, max_params=limits.max_params
+            tree_of(topology),
+            self.rough.cores,
+            bonds,
+            root=root,
+            caps=self.caps,
+            max_params=limits.max_params,
+            thorough=True,
         )
         self.rough = Train(self.plan.nodes, self.rough.lost2, True)  # one of the two is enough, they may be large
 
@@ -175,7 +181,7 @@ class _Fit:
             return self.exact(None)
         budget = max(error2 - self.rough.lost2, self.limits.floor2)
         best: Train | None = None
-        low, high = 0.0, float("inf")
+        low, high, step = 0.0, float("inf"), 1.05
         for _ in range(_TRIES):
             found = self.exact(budget)
             fits = found.lost2 <= error2 and self.within(found)
@@ -183,14 +189,14 @@ class _Fit:
                 best = found
             if not fits and best is None and not self.can_grow(found, error2):
                 return found
-            if fits and (found.lost2 >= 0.98 * error2 or self.rough.lost2 == 0.0):
+            if fits and (found.lost2 >= 0.98 * error2 or self.rough.lost2 <= 1e-5 * error2):
                 break
-            if fits:
-                low = budget
-                budget = min(budget + error2 - found.lost2, 0.5 * (budget + high))
-            else:
-                high = budget
-                budget = 0.5 * (low + high) if low > 0 else 0.9 * budget * error2 / found.lost2
+            low, high = (budget, high) if fits else (low, budget)
+            # what the array loses beyond the plan hardly depends on the plan
+            slack = error2 - found.lost2
+            aim = budget + (slack if fits else step * min(slack, -0.002 * error2))
+            step = step if fits else 5.0 * step
+            budget = aim if low < aim < high else 0.5 * (low + high) if high < float("inf") else aim
             if budget <= max(low * 1.01, self.limits.floor2):
                 break
         if best is not None:

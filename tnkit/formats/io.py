@@ -162,7 +162,7 @@ def _take(entry: Sequence[str], tensors: dict[str, Tensor]) -> Tensor:
         wide = _COMPLEX[dtype]
         if t.dtype != _REAL[wide]:
             raise ValueError(f"tensor {name} is {t.dtype}, not the {_REAL[wide]} that a {dtype} is made of")
-        return torch.view_as_complex(t)
+        return torch.view_as_complex(t.clone())  # in a file they are aligned for real numbers only
     if str(t.dtype) != dtype:
         raise ValueError(f"tensor {name} is {t.dtype}, not {dtype}")
     return t

@@ -14,8 +14,10 @@ from math import inf, prod, sqrt
 import torch
 from torch import Tensor
 
+from tnkit.formats.rank_trading import conditional_spectra, nearby_ranks, reach, traded_ranks, work
+from tnkit.formats.tree_fit import fit_small
 from tnkit.formats.trees import Tree
-from tnkit.linalg import choose_ranks
+from tnkit.linalg import choose_ranks, energy
 from tnkit.network import Topology
 
 __all__ = ["Limits", "RankPlan", "Truncated", "truncate_within"]
@@ -23,6 +25,11 @@ __all__ = ["Limits", "RankPlan", "Truncated", "truncate_within"]
 _ROUNDS = 6  # plans that are tried for one error budget
 _SINGLES = 24  # single ranks that are then tried
 _SMALL = 200_000  # entries up to which single ranks are tried
+_TRADES = 8  # rounds of trading ranks between cuts
+_NEARBY = 8  # ranks near the best that are then tried
+_SWEEPS = 2  # of a fit
+_FITTED = 2000  # times machine eps: the share of the energy above which a difference of energies is certain to 1 %
+_TRADE_FLOPS = 8e9  # for them, roughly
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +117,8 @@ class RankPlan:
         root: the node that is the centre of the results.
         caps: the largest rank of each bond.
         max_params: entries that may be stored.
+        thorough: with an error budget, also trade ranks by true errors, and fit what a truncation misses by little;
+            within some seconds of work at most.
     """
 
     def __init__(
@@ -121,15 +130,17 @@ class RankPlan:
         root: int = 0,
         caps: Sequence[int] | None = None,
         max_params: int | None = None,
+        thorough: bool = False,
     ) -> None:
         self.tree, self.bonds, self.root, self.max_params = tree, tuple(bonds), root, max_params
+        self.thorough, self.gain, self.left = thorough, 1.0, 0
         self.start = tree.first_leaf(root)
         self.nodes = tree.orthogonalize([t.detach() for t in tensors], self.start)
         self.sizes = tree.topology.sizes([t.shape for t in self.nodes])
         whole = tuple(self.sizes[b] for b in self.bonds)
         self.caps = whole if caps is None else tuple(min(a, b) for a, b in zip(caps, whole, strict=True))
         self.groups = _same_cuts(tree.topology, self.bonds, self.sizes)
-        self.tried: set[tuple[int, ...]] = set()
+        self.tried: dict[tuple[int, ...], float] = {}  # ranks -> squared error
         self._last: tuple[tuple[int, ...], Truncated] | None = None  # one only: it may be as large as the array
         self._terms = _terms(tree.topology, self.bonds, self.sizes)
 
@@ -153,12 +164,36 @@ class RankPlan:
         if self._last is not None and self._last[0] == ranks:
             return self._last[1]
         self._last = None
+        self.left -= 1
         done, lost = self.tree.truncate(self.nodes, dict(zip(self.bonds, ranks, strict=True)), self.root)
         sizes = self.tree.topology.sizes([t.shape for t in done])
         found = Truncated(tuple(t.contiguous() for t in done), lost, tuple(sizes[b] for b in self.bonds))
-        self.tried |= {ranks, found.ranks}
+        self.tried[ranks] = self.tried[found.ranks] = lost
         self._last = (ranks, found)
         return found
+
+    @cached_property
+    def norm2(self) -> float:
+        """The energy of the whole."""
+        return energy(self.nodes[self.start].reshape(1, -1))
+
+    def near(self, ranks: tuple[int, ...], error2: float) -> Truncated:
+        """Truncate to these ranks; where that misses the error by little, fit to the network as well."""
+        found = self.at(ranks)
+        if error2 < found.lost2 and found.lost2 * self.gain <= 1.01 * error2:
+            return self.fitted(found)
+        return found
+
+    def fitted(self, found: Truncated) -> Truncated:
+        """The same ranks with a smaller error, by alternating least squares."""
+        self.left -= 4
+        nodes, lost2 = fit_small(self.tree, self.nodes, found.tensors, self.root, norm2=self.norm2, sweeps=_SWEEPS)
+        if lost2 >= found.lost2:
+            return found
+        sizes = self.tree.topology.sizes([t.shape for t in nodes])
+        better = Truncated(tuple(t.contiguous() for t in nodes), lost2, tuple(sizes[b] for b in self.bonds))
+        self.tried[found.ranks] = self.tried[better.ranks] = lost2
+        return better
 
     def best(self, error2: float | None) -> Truncated:
         """The truncation for an error budget within the caps and the size; None for the size or the caps alone."""
@@ -181,7 +216,80 @@ class RankPlan:
                     best = found
             else:
                 high = budget
+        if self.thorough:
+            best = self._traded(best, error2)
         return self._singles(best, error2) if self.cost(best.ranks) <= _SMALL else best
+
+    def _traded(self, best: Truncated, error2: float) -> Truncated:
+        """Trade ranks between the cuts by true errors, from the best so far; then try what is near it."""
+        if len(self.groups) < 2:
+            return best
+        self.left = int(_TRADE_FLOPS / (work(self.nodes) + 1.0))  # truncations, the unit of work
+        if self.left < 10:
+            return best
+        caps = [min(self.caps[b] for b in g) for g in self.groups]
+        at, margin, seen, done = best, 1.0, {best.ranks}, False
+        if error2 > _FITTED * torch.finfo(self.nodes[0].dtype).eps * self.norm2:
+            self.gain = min(max(self.fitted(best).lost2 / best.lost2, 0.7), 1.0) if best.lost2 > 0 else 1.0
+        hoped = error2 / self.gain
+
+        def cost(chosen: tuple[int, ...]) -> int:
+            return self.cost(self._spread(chosen))
+
+        for _ in range(_TRADES):
+            if self.left < 0:
+                break
+            self.left -= 3
+            spectra = self._spectra_near(at.ranks)
+            here = tuple(at.ranks[g[0]] for g in self.groups)
+            if not done:
+                ranks = self._spread(traded_ranks(spectra, here, at.lost2, hoped * margin, cost, caps))
+                done = ranks in seen
+            if done:
+                found = self._nearby(spectra, best, error2, caps) if at is best else best
+                if found is best and at is best:
+                    break
+                at = best = found
+                continue
+            seen.add(ranks)
+            at = self.near(ranks, error2)
+            if self._fits(at, error2):
+                margin = 1.0
+                if self.cost(at.ranks) < self.cost(best.ranks):
+                    best = at
+            else:
+                margin *= error2 / at.lost2
+        return best
+
+    def _spectra_near(self, ranks: tuple[int, ...]) -> list[Tensor]:
+        """The spectra along single ranks, in a truncation that keeps what is within reach."""
+        wide = tuple(min(r + reach(r), self.sizes[b]) for r, b in zip(ranks, self.bonds, strict=True))
+        nodes = self.nodes
+        if wide != tuple(self.sizes[b] for b in self.bonds):
+            kept, _ = self.tree.truncate(self.nodes, dict(zip(self.bonds, wide, strict=True)), self.root)
+            nodes = self.tree.orthogonalize(kept, self.start)
+        return conditional_spectra(self.tree, nodes, self.bonds, self.groups, ranks, self.root)
+
+    def _nearby(self, spectra: list[Tensor], best: Truncated, error2: float, caps: Sequence[int]) -> Truncated:
+        """The cheapest ranks near the best that keep the error, or the best itself."""
+        here = tuple(best.ranks[g[0]] for g in self.groups)
+        near = nearby_ranks(spectra, here, best.lost2, error2 / self.gain, lambda r: self.cost(self._spread(r)), caps)
+        options = [ranks for ranks in map(self._spread, near) if self.tried.get(ranks, 0.0) <= error2]
+        for ranks in options[:_NEARBY]:
+            if self.left < 0:
+                break
+            found = self.near(ranks, error2)
+            if self._fits(found, error2) and self.cost(found.ranks) < self.cost(best.ranks):
+                return found
+        return best
+
+    def _spread(self, chosen: tuple[int, ...]) -> tuple[int, ...]:
+        """Ranks of all bonds from those of the groups."""
+        ranks = [1] * len(self.bonds)
+        for r, group in zip(chosen, self.groups, strict=True):
+            for b in group:
+                ranks[b] = r
+        return tuple(ranks)
 
     def _ranks(self, error2: float | None) -> tuple[int, ...]:
         size = self.max_params
@@ -191,17 +299,10 @@ class RankPlan:
         caps = [min(self.caps[b] for b in group) for group in self.groups]
         spectra = [self.spectra[b] for b in firsts]
 
-        def spread(chosen: tuple[int, ...]) -> tuple[int, ...]:
-            ranks = [1] * len(self.bonds)
-            for r, group in zip(chosen, self.groups, strict=True):
-                for b in group:
-                    ranks[b] = r
-            return tuple(ranks)
-
         def cost(chosen: tuple[int, ...]) -> int:
-            return self.cost(spread(chosen))
+            return self.cost(self._spread(chosen))
 
-        return spread(choose_ranks(spectra, cost, max_error2=error2, max_cost=size, caps=caps))
+        return self._spread(choose_ranks(spectra, cost, max_error2=error2, max_cost=size, caps=caps))
 
     def _filled(self, found: Truncated) -> Truncated:
         """Raise ranks while the size admits it: the ranks that were chosen may not have been possible together."""
@@ -248,7 +349,7 @@ class RankPlan:
                 for b, r in enumerate(best.ranks)
                 if r > 1 and float(self.spectra[b][r - 1]) <= 2.0 * slack
             ]
-            lower = [ranks for ranks in lower if ranks not in self.tried]
+            lower = [ranks for ranks in lower if self.tried.get(ranks, 0.0) <= error2]
             if not lower:
                 break
             found = self.at(min(lower, key=self.cost))

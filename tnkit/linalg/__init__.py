@@ -5,6 +5,8 @@ float64 tensors. Nothing is changed in place, nothing is drawn from a global gen
 """
 
 from tnkit.linalg.batched import batched_spectra, batched_split
+from tnkit.linalg.block_sparse import BlockSparse, LeadingPart, leading_part, least_rank, require_room
+from tnkit.linalg.coordinates import Groups, add_rows_, columns_of, group_rows
 from tnkit.linalg.cut import Cut, Split
 from tnkit.linalg.khatri_rao import khatri_rao
 from tnkit.linalg.lstsq import orthonormal, solve_gram, sqrt_psd
@@ -16,22 +18,31 @@ from tnkit.linalg.split import Spectrum, choose_driver, spectrum, split
 from tnkit.linalg.truncation import rank_for_tail, tails
 
 __all__ = [
+    "BlockSparse",
     "Cut",
+    "Groups",
+    "LeadingPart",
     "Spectrum",
     "Split",
+    "add_rows_",
     "apply_rows",
     "batched_spectra",
     "batched_split",
     "choose_driver",
     "choose_ranks",
+    "columns_of",
     "count_sketch",
     "energy",
     "gram",
+    "group_rows",
     "khatri_rao",
+    "leading_part",
+    "least_rank",
     "maxvol",
     "orthonormal",
     "project",
     "rank_for_tail",
+    "require_room",
     "residual_energy",
     "solve_gram",
     "spectrum",

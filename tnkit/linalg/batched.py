@@ -32,11 +32,17 @@ def batched_split(a: Tensor, rank: int) -> tuple[Tensor, Tensor]:
         rank: at most min(m, n).
 
     Returns:
-        both, differentiable in `a` also at equal singular values. Cost: B thin SVDs.
+        both, differentiable in `a` also at equal singular values. Cost: B thin SVDs; of wide matrices, B triangles of a
+        QR and their SVDs.
     """
     if a.requires_grad and torch.is_grad_enabled():
         parts = [split(matrix, max_rank=rank, driver="svd") for matrix in a]
         return torch.stack([p.basis for p in parts]), torch.stack([p.rest for p in parts])
-    u, _, _ = torch.linalg.svd(a, full_matrices=False)
+    m, n = a.shape[-2:]
+    if n > 2 * m:
+        small = torch.linalg.qr(a.mH, mode="r").R.mH
+        u = torch.linalg.svd(small, full_matrices=False)[0]
+    else:
+        u = torch.linalg.svd(a, full_matrices=False)[0]
     basis = u[..., :rank].contiguous()
     return basis, basis.mH @ a

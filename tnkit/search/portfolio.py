@@ -7,7 +7,7 @@ it tried, nor than the truncated SVD of the best unfolding.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import combinations
 from math import prod
@@ -15,7 +15,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from tnkit.decompose import Target, methods_for, run
+from tnkit.decompose import REORDERED, Target, methods_for, run, run_reordered
 from tnkit.errors import BudgetError, OptionError, RankError, ShapeError
 from tnkit.formats import FormatSpec, Layout, LowRankSpec
 from tnkit.registry import FORMATS
@@ -27,6 +27,9 @@ __all__ = ["Portfolio", "unfoldings"]
 
 #: More modes than this, and only contiguous unfoldings and single modes are tried.
 ALL_UNFOLDINGS_UP_TO = 6
+
+#: Reordered formats that take long; the portfolio does not try them in other orders.
+ITERATIVE = ("tr",)
 
 
 def unfoldings(d: int) -> tuple[tuple[int, ...], ...]:
@@ -68,6 +71,7 @@ class Portfolio:
         control: Control,
         dtype: torch.dtype | None = None,
         asked: str = "",
+        permute: bool = False,
     ) -> SearchResult:
         """Fit the candidates.
 
@@ -80,6 +84,7 @@ class Portfolio:
             control: deadline and progress.
             dtype: of the results, where it is a half type.
             asked: the target in words.
+            permute: whether trains, trees and Tucker tensors of other orders of the modes are tried as well.
 
         Raises:
             BudgetError: no candidate fits the size budget.
@@ -120,6 +125,17 @@ class Portfolio:
                 tried.append(Candidate(label, fit))
                 if fit.status == INTERRUPTED:
                     break
+        interrupted = bool(tried) and tried[-1].fit.status == INTERRUPTED
+        for label, spec, layout in self._specs(tuple(x.shape)) if permute and not interrupted else ():
+            if label in REORDERED and label not in ITERATIVE:
+                try:
+                    fit = run_reordered(
+                        x, norm, spec, layout, within(target), rng=rng, control=limited, dtype=dtype, asked=asked
+                    )
+                except BudgetError as error:
+                    left_out.append((f"{label}, reordered", str(error).split(". ")[0]))
+                    continue
+                tried.append(Candidate(f"{label}, reordered", fit))
         if not tried:
             raise BudgetError(
                 f"No format of shape {tuple(x.shape)} fits what was asked ({asked}). Allow more parameters."
@@ -141,6 +157,18 @@ class Portfolio:
                 yield name, spec, spec.layout(shape)
             except (ShapeError, OptionError):
                 continue
+
+
+def within(target: Target) -> Callable[[Layout], Target]:
+    """The target for any layout that can hold it."""
+
+    def aim(layout: Layout) -> Target:
+        least = layout.n_params((1,) * len(layout.bonds))
+        if target.max_params is not None and least > target.max_params:
+            raise BudgetError(f"{layout.name} takes {least} entries at rank 1. Allow more parameters.")
+        return target
+
+    return aim
 
 
 def _sorted_by_cost(
