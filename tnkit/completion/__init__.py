@@ -18,20 +18,24 @@ from tnkit.completion.base import (
     CompletionProblem,
     register,
 )
+from tnkit.completion.biharmonic import Biharmonic
 from tnkit.completion.front import complete
 from tnkit.completion.observations import Observations
+from tnkit.completion.patches import PatchGroups
 from tnkit.completion.result import Completion
 from tnkit.completion.tctv import TCTV
 
 __all__ = [
     "NOTHING_MISSING",
     "TCTV",
+    "Biharmonic",
     "Completion",
     "CompletionALS",
     "CompletionFit",
     "CompletionMethod",
     "CompletionProblem",
     "Observations",
+    "PatchGroups",
     "complete",
     "register",
 ]

@@ -1,0 +1,73 @@
+"""Biharmonic filling: the surface of least bending through the observed pixels, a channel at a time.
+
+Best where whole blocks of a smooth array are missing, and a start for methods that know more.
+
+Reference: Damelin, Hoang 2018, doi:10.1155/2018/3950312.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from tnkit.completion.base import CompletionFit, CompletionMethod, CompletionProblem, register
+from tnkit.completion.holdout_alike import split_alike
+from tnkit.completion.observations import Observations
+from tnkit.completion.spatial import relative_error, thin_plate
+from tnkit.errors import DTypeError, ShapeError
+from tnkit.solvers import DIRECT
+
+__all__ = ["Biharmonic", "plate"]
+
+
+@register
+@dataclass(frozen=True, slots=True)
+class Biharmonic(CompletionMethod):
+    """The smoothest surface over the first two modes, for each index of the others; real arrays of two and more modes.
+
+    Attributes:
+        holdout: share of the observed entries that is held out for the error, and given back; 0 for none.
+
+    Example:
+        >>> import numpy as np
+        >>> from tnkit.completion import complete
+        >>> i, j = np.mgrid[:20, :20] / 20
+        >>> x, mask = i * j + i, np.ones((20, 20), dtype=bool)
+        >>> mask[5:12, 6:13] = False
+        >>> bool(np.abs(complete(x, mask=mask, method=Biharmonic()).filled - x).max() < 1e-2)
+        True
+    """
+
+    holdout: float = 0.05
+    name: ClassVar[str] = "biharmonic"
+    formats: ClassVar[bool] = False
+    weights: ClassVar[bool] = False
+    summary: ClassVar[str] = "the surface of least bending over the first two modes; holes in smooth maps"
+
+    def fit(self, problem: CompletionProblem) -> CompletionFit:
+        """See the class.
+
+        Raises:
+            DTypeError: complex values.
+            ShapeError: fewer than 2 modes.
+        """
+        obs = problem.observations
+        if obs.values.is_complex():
+            raise DTypeError('method "biharmonic" takes real arrays; complete real and imaginary part apart.')
+        if obs.ndim < 2:
+            raise ShapeError(f'method "biharmonic" takes arrays of 2 and more modes; this one has shape {obs.shape}.')
+        held = split_alike(obs, self.holdout, problem.rng)
+        heldout = None if held is None else relative_error(plate(obs.take(~held)), obs.take(held))
+        dense = plate(obs)
+        return CompletionFit(None, dense, heldout, relative_error(dense, obs), DIRECT)
+
+
+def plate(obs: Observations) -> torch.Tensor:
+    """The completed array."""
+    shape = obs.shape
+    scale = float(obs.values.abs().max()) or 1.0
+    x, seen = (t.reshape(*shape[:2], -1).permute(2, 0, 1) for t in (obs.to_dense() / scale, obs.mask()))
+    dense: torch.Tensor = thin_plate(x, seen).permute(1, 2, 0).reshape(shape) * scale
+    return dense

@@ -1,0 +1,91 @@
+"""Holding out in the manner in which entries are missing: rows, days and blocks, not single entries beside their kin.
+
+What is missing is cut into connected pieces (along the modes in which entries are not observed all or none). Where the
+pieces are large, copies of them are laid elsewhere on what is observed; where they are single entries or fibres, and
+where nearly everything is missing, `tnkit.completion.holdout.split` does it.
+
+Example:
+    >>> import torch
+    >>> from tnkit.completion import Observations
+    >>> from tnkit.completion.holdout_alike import split_alike
+    >>> mask = torch.ones(40, 40, dtype=torch.bool)
+    >>> mask[3:11, 5:13] = False
+    >>> held = split_alike(Observations.from_dense(torch.ones(40, 40), mask), 0.04, torch.Generator().manual_seed(0))
+    >>> int(held.sum())
+    64
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+from tnkit.completion.holdout import split, whole_modes
+from tnkit.completion.observations import Observations
+
+__all__ = ["split_alike"]
+
+#: A piece is large if it has as many units as this, in the mean over what is missing.
+LARGE = 12
+#: Where more than this share is missing, pieces grow together by chance.
+MOST = 0.5
+#: Trials of places for copies.
+TRIALS = 400
+
+
+def split_alike(obs: Observations, share: float, rng: torch.Generator) -> Tensor | None:
+    """True for the entries that are held out, or None where there are too few.
+
+    Args:
+        obs: all observed entries.
+        share: of the entries to hold out; a little more or less where pieces are large.
+        rng: chooses them.
+    """
+    pieces = None if share <= 0 or obs.complete else _pieces(obs)
+    if pieces is None:
+        return split(obs, share, rng)
+    seen, apart, masks = pieces
+    free = seen.copy()
+    held = np.zeros_like(seen)
+    wanted = share * int(seen.sum())
+    for _ in range(TRIALS):
+        if held.sum() >= wanted:
+            break
+        piece = masks[int(torch.randint(len(masks), (), generator=rng, device=rng.device))]
+        place = tuple(
+            slice(at, at + size)
+            for at, size in (
+                (int(torch.randint(n - m + 1, (), generator=rng, device=rng.device)), m)
+                for n, m in zip(seen.shape, piece.shape, strict=True)
+            )
+        )
+        copied = piece & seen[place]
+        if 2 * int(copied.sum()) >= int(piece.sum()) and held.sum() + copied.sum() <= max(
+            4 * wanted, 0.25 * free.sum()
+        ):
+            held[place] |= copied
+    if not held.any() or held.sum() > 0.5 * seen.sum():
+        return split(obs, share, rng)
+    flags = torch.from_numpy(held).to(obs.values.device)
+    chosen: Tensor = flags[tuple(obs.indices[:, mode] for mode in range(obs.ndim) if mode not in apart)]
+    return chosen
+
+
+def _pieces(obs: Observations) -> tuple[np.ndarray, tuple[int, ...], list[np.ndarray]] | None:
+    """Where units are observed, the modes that are left out, and the shapes of what is missing; None if they are small."""
+    apart = whole_modes(obs)
+    seen = obs.mask()
+    for mode in reversed(apart):
+        seen = seen.any(mode)
+    flags: np.ndarray = seen.cpu().numpy()
+    if flags.ndim == 0 or flags.all() or 1 - flags.mean() > MOST:
+        return None
+    labels, _ = ndimage.label(~flags)
+    places = ndimage.find_objects(labels)
+    masks = [labels[place] == number for number, place in enumerate(places, start=1)]
+    sizes = np.array([m.sum() for m in masks], dtype=float)
+    if (sizes**2).sum() / sizes.sum() < LARGE:
+        return None
+    return flags, apart, masks
