@@ -20,10 +20,13 @@ from tnkit.completion.base import (
 )
 from tnkit.completion.biharmonic import Biharmonic
 from tnkit.completion.front import complete
+from tnkit.completion.halrtc import HaLRTC, TruncatedNuclear
 from tnkit.completion.observations import Observations
 from tnkit.completion.patches import PatchGroups
 from tnkit.completion.result import Completion
+from tnkit.completion.robust import RobustTubal
 from tnkit.completion.tctv import TCTV
+from tnkit.completion.tnn import TubalNuclear
 
 __all__ = [
     "NOTHING_MISSING",
@@ -34,8 +37,12 @@ __all__ = [
     "CompletionFit",
     "CompletionMethod",
     "CompletionProblem",
+    "HaLRTC",
     "Observations",
     "PatchGroups",
+    "RobustTubal",
+    "TruncatedNuclear",
+    "TubalNuclear",
     "complete",
     "register",
 ]

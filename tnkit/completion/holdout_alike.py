@@ -47,7 +47,6 @@ def split_alike(obs: Observations, share: float, rng: torch.Generator) -> Tensor
     if pieces is None:
         return split(obs, share, rng)
     seen, apart, masks = pieces
-    free = seen.copy()
     held = np.zeros_like(seen)
     wanted = share * int(seen.sum())
     for _ in range(TRIALS):
@@ -63,7 +62,7 @@ def split_alike(obs: Observations, share: float, rng: torch.Generator) -> Tensor
         )
         copied = piece & seen[place]
         if 2 * int(copied.sum()) >= int(piece.sum()) and held.sum() + copied.sum() <= max(
-            4 * wanted, 0.25 * free.sum()
+            4 * wanted, 0.25 * seen.sum()
         ):
             held[place] |= copied
     if not held.any() or held.sum() > 0.5 * seen.sum():
@@ -74,7 +73,7 @@ def split_alike(obs: Observations, share: float, rng: torch.Generator) -> Tensor
 
 
 def _pieces(obs: Observations) -> tuple[np.ndarray, tuple[int, ...], list[np.ndarray]] | None:
-    """Where units are observed, the modes that are left out, and the shapes of what is missing; None if they are small."""
+    """Where units are observed, the modes left out, and the shapes of what is missing; None if they are small."""
     apart = whole_modes(obs)
     seen = obs.mask()
     for mode in reversed(apart):

@@ -1,13 +1,13 @@
 """Patch groups: non-local regression between similar patches of an image, a map or a cube of channels.
 
-Photographs repeat themselves: for each patch there are others nearby that look alike. Low rank of such a group says more
-than low rank of the whole array. With the weighted mean m and the weighted centred neighbours Z (K × n) of a patch y, of
-which a part M is observed, the estimate is the conditional mean of a Gaussian with that mean and covariance,
+Photographs repeat themselves: for each patch there are others nearby that look alike. Low rank of such a group says
+more than low rank of the whole array. With the weighted mean m and the weighted centred neighbours Z (K × n) of a patch
+y, of which a part M is observed, the estimate is the conditional mean of a Gaussian with that mean and covariance,
 
     ŷ = m + Zᵀ (Z M Zᵀ + σ² I)⁻¹ Z M (y − m),
 
-one K × K system a patch, solved in batches. Estimates that overlap are averaged, what is observed is put back, and it is
-done again with a smaller σ; the neighbours are searched anew every second time. The start is T-CTV, or the smooth
+one K × K system a patch, solved in batches. Estimates that overlap are averaged, what is observed is put back, and it
+is done again with a smaller σ; the neighbours are searched anew every second time. The start is T-CTV, or the smooth
 surface where whole blocks are missing, whichever has the smaller error on entries held out in the same manner.
 
 References: Aguerrebere, Almansa, Delon, Gousseau, Musé 2017, doi:10.1137/16M1084195 (Gaussian of similar patches,
@@ -87,9 +87,7 @@ class PatchGroups(CompletionMethod):
     name: ClassVar[str] = "patches"
     formats: ClassVar[bool] = False
     weights: ClassVar[bool] = False
-    summary: ClassVar[str] = (
-        "regression between similar patches, from a convex start; photographs, maps, spectral cubes"
-    )
+    summary: ClassVar[str] = "regression between similar patches, from another's start; photographs, maps, spectra"
 
     def __post_init__(self) -> None:
         """Refuse options that cannot be.

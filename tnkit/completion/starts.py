@@ -13,7 +13,7 @@ Example:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
 
 import torch
@@ -32,6 +32,8 @@ __all__ = ["Start", "best_start"]
 
 #: Channels from which on a mode counts as a spectrum.
 SPECTRUM = 16
+#: Starts that are compared for spectra.
+CHANNELS = ("channels 3", "channels 6", "channels 12")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,33 +50,35 @@ def best_start(name: str, known: Observations, aside: Observations | None, contr
     """The start of this name; with "auto" the one of the smallest error on the entries aside.
 
     Args:
-        name: "auto", "tctv", "smooth" or "channels".
+        name: "auto", "tctv", "smooth" or "channels" (also "channels 3", with the number of components).
         known: what may be used.
         aside: what was held out; without it "auto" is "channels" for spectra and "tctv" otherwise.
         control: deadline and progress.
     """
-    if name != "auto":
-        return _start(name, known, aside, control)
     spectrum = prod(known.shape[2:]) >= SPECTRUM
-    first = _start("channels" if spectrum else "tctv", known, aside, control)
-    if aside is None or first.stopped is not None:
-        return first
-    other = _start("smooth", known, aside, control)
-    return min(first, other, key=lambda s: s.heldout or 0.0)
+    names = {"auto": CHANNELS if spectrum else ("tctv", "smooth"), "channels": CHANNELS}.get(name, (name,))
+    best = _start(names[0], known, aside, control)
+    for other in names[1:] if aside is not None else ():
+        if best.stopped is not None or control.out_of_time:
+            break
+        start = _start(other, known, aside, control)
+        if (start.heldout or 0.0) < (best.heldout or 0.0):
+            best = start
+    return best
 
 
 def _start(name: str, known: Observations, aside: Observations | None, control: Control) -> Start:
     stopped = None
     if name == "tctv":
         rng = generator(0, known.values.device)
-        fit = TCTV(holdout=0.0).fit(CompletionProblem(known, None, None, rng, replace(control, max_steps=200)))
+        fit = TCTV(holdout=0.0).fit(CompletionProblem(known, None, None, rng, control))
         assert fit.dense is not None
         x = fit.dense
         stopped = fit.status if fit.status in (INTERRUPTED, TIME_LIMIT) else None
     elif name == "smooth":
         x = plate(known)
     else:
-        x = by_channels(known)
+        x = by_channels(known, rank=int(name.split()[1]))
     if stopped is None and control.out_of_time:
         stopped = TIME_LIMIT
     return Start(name, x.to(torch.float64), None if aside is None else relative_error(x, aside), stopped)

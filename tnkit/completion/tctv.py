@@ -14,7 +14,6 @@ Reference: Wang, Peng, Qin, Wang, Meng 2023, TPAMI 45(9), doi:10.1109/TPAMI.2023
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from time import monotonic
 from typing import ClassVar
@@ -23,8 +22,9 @@ import torch
 from torch import Tensor
 
 from tnkit.completion.base import CompletionFit, CompletionMethod, CompletionProblem, register
-from tnkit.completion.holdout import split
+from tnkit.completion.holdout_alike import split_alike
 from tnkit.completion.observations import Observations
+from tnkit.completion.slices import dct, shrink_slices
 from tnkit.errors import DTypeError, OptionError, ShapeError
 from tnkit.linalg.fourier import fft, ifft
 from tnkit.solvers import INTERRUPTED, TIME_LIMIT, Outcome, StepInfo, iterate
@@ -90,7 +90,7 @@ class TCTV(CompletionMethod):
         if not 2 <= obs.ndim <= 4:
             raise ShapeError(f'method "tctv" takes arrays of 2 to 4 modes; this one has shape {obs.shape}. Use "als".')
         scale = float(obs.values.abs().max()) or 1.0
-        held = split(obs, self.holdout, problem.rng)
+        held = split_alike(obs, self.holdout, problem.rng)
         known = obs if held is None else obs.take(~held)
         history: list[StepInfo] = []
         begun = monotonic()
@@ -148,7 +148,7 @@ class _Problem:
         for a in modes:
             turns = torch.arange(shape[a], device=m.device, dtype=torch.float32) * (2 * math.pi / shape[a])
             symbol = symbol + (2 - 2 * torch.cos(turns)).reshape([-1 if k == a else 1 for k in range(m.ndim)])
-        transforms = tuple(_dct(n, m) for n in shape[2:])
+        transforms = tuple(dct(n, m) for n in shape[2:])
         return _Problem(m, obs.mask(), modes or (0,), symbol, transforms, factor)
 
     def start(self) -> _State:
@@ -184,16 +184,7 @@ class _Problem:
 
     def shrink(self, t: Tensor, tau: float) -> Tensor:
         """The proximal map of τ‖·‖_TNN: singular values of the transformed slices, less τ."""
-        z = _apply(t, self.transforms)
-        slices = z.reshape(*z.shape[:2], -1).permute(2, 0, 1)
-        tall = slices.shape[1] > slices.shape[2]
-        z = slices.mT if tall else slices
-        values, vectors = torch.linalg.eigh(z @ z.mT)
-        sigma = values.clamp_min(0).sqrt()
-        keep = torch.where(sigma > tau, 1 - tau / sigma.clamp_min(torch.finfo(z.dtype).tiny), 0.0)
-        z = (vectors * keep[:, None, :]) @ (vectors.mT @ z)
-        back = (z.mT if tall else z).permute(1, 2, 0).reshape(t.shape)
-        return _apply(back, [d.mT for d in self.transforms])
+        return shrink_slices(t, self.transforms, tau)
 
 
 def _difference(x: Tensor, mode: int) -> Tensor:
@@ -202,22 +193,6 @@ def _difference(x: Tensor, mode: int) -> Tensor:
 
 def _adjoint(x: Tensor, mode: int) -> Tensor:
     return torch.roll(x, 1, mode) - x
-
-
-def _dct(n: int, like: Tensor) -> Tensor:
-    """The orthonormal DCT-II, (n, n)."""
-    k = torch.arange(n, device=like.device, dtype=torch.float64)
-    d = torch.cos(math.pi / n * (k[None, :] + 0.5) * k[:, None]) * (2 / n) ** 0.5
-    d[0] = d[0] / 2**0.5
-    matrix: Tensor = d.to(like.dtype)
-    return matrix
-
-
-def _apply(t: Tensor, matrices: Sequence[Tensor]) -> Tensor:
-    """Multiply the modes after the second by matrices."""
-    for k, d in enumerate(matrices, start=2):
-        t = torch.tensordot(t, d, dims=([k], [1])).movedim(-1, k)
-    return t
 
 
 def _relative(x: Tensor, obs: Observations, scale: float) -> float:

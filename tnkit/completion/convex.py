@@ -1,0 +1,117 @@
+"""What the convex methods share: candidates compared on held-out entries, the best of them fitted to everything.
+
+A candidate is a solver of a fully given problem: observed values and where they are. Iterations run in the precision of
+the values; the dense array is the answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from time import monotonic
+from typing import Protocol, TypeVar
+
+from torch import Tensor
+
+from tnkit.completion.base import CompletionFit, CompletionProblem
+from tnkit.completion.holdout_alike import split_alike
+from tnkit.completion.observations import Observations
+from tnkit.completion.spatial import relative_error
+from tnkit.errors import DTypeError, ShapeError
+from tnkit.solvers import CONVERGED, INTERRUPTED, REACHED, TIME_LIMIT, Control, Outcome, Status, StepInfo, iterate
+
+__all__ = ["Solver", "checked", "compare_and_fit"]
+
+S = TypeVar("S")
+
+
+class Solver(Protocol[S]):
+    """An iteration on states of its own."""
+
+    def start(self) -> S:
+        """The first state."""
+
+    def step(self, state: S, number: int, /) -> tuple[S, float]:
+        """The next one, and the relative change."""
+
+    def dense(self, state: S, /) -> Tensor:
+        """The completed array of a state."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Found:
+    x: Tensor
+    status: Status
+
+
+def checked(obs: Observations, name: str, least: int = 2) -> Observations:
+    """The observations, if a convex method can take them.
+
+    Raises:
+        DTypeError: complex values.
+        ShapeError: too few modes.
+    """
+    if obs.values.is_complex():
+        raise DTypeError(f'method "{name}" takes real arrays; complete real and imaginary part apart, or use "als".')
+    if obs.ndim < least:
+        raise ShapeError(f'method "{name}" takes arrays of {least} and more modes; this one has shape {obs.shape}.')
+    return obs
+
+
+def compare_and_fit(
+    problem: CompletionProblem,
+    makers: Mapping[str, Callable[[Tensor, Tensor], Solver[S]]],
+    *,
+    holdout: float,
+    tol: float,
+    max_steps: int,
+) -> CompletionFit:
+    """Run every candidate without the held-out entries, and the best of them on all.
+
+    Args:
+        problem: of real values.
+        makers: from observed values (0 elsewhere) and where they are, to a solver; the first is the default.
+        holdout: share to hold out; 0 for none: the first candidate alone.
+        tol: a run ends when the relative change of a step is below this.
+        max_steps: of a run.
+    """
+    obs, history, begun = problem.observations, list[StepInfo](), monotonic()
+
+    def hear(info: StepInfo) -> None:
+        history.append(StepInfo(len(history) + 1, info.error, monotonic() - begun))
+        if problem.control.progress is not None:
+            problem.control.progress(history[-1])
+
+    control = replace(problem.control, max_steps=max_steps, tol=0.0, target=tol, progress=hear)
+    held = split_alike(obs, holdout, problem.rng)
+    best, best_error, found = next(iter(makers)), None, None
+    for name, make in makers.items() if held is not None else ():
+        assert held is not None
+        trial = _run(obs.take(~held), make, control)
+        error = relative_error(trial.x, obs.take(held))
+        if best_error is None or error < best_error:
+            best, best_error, found = name, error, trial
+        if trial.status in (INTERRUPTED, TIME_LIMIT):
+            found = replace(found or trial, status=trial.status)
+            break
+    if found is None or found.status not in (INTERRUPTED, TIME_LIMIT):
+        found = _run(obs, makers[best], control)
+    status = CONVERGED if found.status is REACHED else found.status
+    return CompletionFit(None, found.x, best_error, relative_error(found.x, obs), status, tuple(history))
+
+
+def _run(obs: Observations, make: Callable[[Tensor, Tensor], Solver[S]], control: Control) -> _Found:
+    """One solver on observations of mean square 1; the last state is the answer."""
+    scale = float(obs.values.square().mean().sqrt()) if bool(obs.values.any()) else 1.0
+    scale = scale if 0 < scale < float("inf") else float(obs.values.abs().max())
+    solver = make(obs.to_dense() / scale, obs.mask())
+    last: list[S] = []
+
+    def step(state: S, number: int) -> tuple[S, float]:
+        after, change = solver.step(state, number)
+        last[:] = [after]
+        return after, change
+
+    outcome: Outcome[S] = iterate(step, solver.start(), control)
+    x = solver.dense(last[0] if last else outcome.value) * scale
+    return _Found(x, outcome.status)
