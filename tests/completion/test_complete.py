@@ -114,12 +114,12 @@ def test_prediction_is_the_model() -> None:
         done.predict([[9, 0, 0]])
 
 
-def test_auto_takes_a_smooth_image_to_tctv_and_noise_to_least_squares() -> None:
+def test_auto_takes_a_smooth_image_to_patches_and_noise_to_least_squares() -> None:
     i, j = np.mgrid[:40, :30] / 40
     image = np.stack([np.sin(5 * i + 2 * j), i * j, j**2], -1)
     mask = np.random.default_rng(0).random(image.shape[:2]) < 0.4
     done = complete(np.where(mask[..., None], image, np.nan))
-    assert (done.method, done.tensor) == ("tctv", None)
+    assert (done.method, done.tensor) == ("patches", None)
     assert np.linalg.norm(done.filled - image) < 0.1 * np.linalg.norm(image)
     assert done.heldout_error is not None
     assert done.heldout_error < 0.1
@@ -189,7 +189,7 @@ def test_summary_and_dictionary() -> None:
 
 
 def test_registered() -> None:
-    assert COMPLETIONS.names()[:2] == ("als", "tctv")
+    assert {"als", "tctv", "patches", "truncated", "tnn"} <= set(COMPLETIONS.names())
     assert all(COMPLETIONS.get(name).summary for name in COMPLETIONS)
 
 

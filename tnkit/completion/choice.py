@@ -1,56 +1,24 @@
-"""The automatic choice: which method and which format complete an array best.
+"""The automatic choice of a format: the one whose held-out error after a short fit is the smallest.
 
-- A smooth real array of two to four modes with two long ones and few channels (a photograph, a map, a short video) goes
-  to T-CTV: plain low rank sees no neighbourhoods, and is several dB worse on photographs. Smooth means that neighbours
-  that are both observed differ by much less than entries at random, along both of the first two modes.
-- Anything else goes to least squares on the observed entries, in the format whose held-out error after a short fit is
-  the smallest: a tensor train, and for three and more modes also CP and (up to five modes) Tucker.
+A tensor train, and for three and more modes also CP and (up to five modes) Tucker are compared. Before that,
+`tnkit.completion.dense_choice` has taken out images, and after it, cubes and panels.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from math import prod
 
 import torch
 
 from tnkit.completion.als import CompletionALS
 from tnkit.completion.base import CompletionFit, CompletionProblem
-from tnkit.completion.observations import Observations
 from tnkit.formats import FormatSpec, as_spec
 from tnkit.solvers import INTERRUPTED, TIME_LIMIT
 
-__all__ = ["candidates", "choose_format", "looks_like_an_image", "smoothness"]
+__all__ = ["candidates", "choose_format"]
 
-#: Neighbours in an image differ by less than this share of what entries at random do (mean squares).
-SMOOTH = 0.5
-#: Entries of the largest array for which T-CTV is chosen.
-LARGEST = 2**22
 #: Observed entries that a short fit sees at the most.
 SAMPLE = 40_000
-
-
-def smoothness(obs: Observations, mode: int) -> float:
-    """Mean square difference of observed neighbours along a mode, over that of random pairs; inf if there are none."""
-    dense, seen = obs.to_dense(), obs.mask()
-    n = obs.shape[mode]
-    both = seen.narrow(mode, 0, n - 1) & seen.narrow(mode, 1, n - 1)
-    pairs = int(both.sum())
-    if pairs < 8:
-        return float("inf")
-    step = (dense.narrow(mode, 1, n - 1) - dense.narrow(mode, 0, n - 1))[both].square().mean()
-    spread = 2 * obs.values.var(correction=0)
-    return float(step / spread) if float(spread) > 0 else float("inf")
-
-
-def looks_like_an_image(obs: Observations) -> bool:
-    """Whether T-CTV is the method of choice."""
-    shape = obs.shape
-    if obs.values.is_complex() or obs.weights is not None or not 2 <= obs.ndim <= 4 or prod(shape) > LARGEST:
-        return False
-    if min(shape[:2]) < 16 or max(shape[:2]) > 1024 or prod(shape[2:]) > 32:
-        return False
-    return all(smoothness(obs, mode) < SMOOTH for mode in (0, 1))
 
 
 def candidates(ndim: int) -> tuple[FormatSpec, ...]:

@@ -12,10 +12,11 @@ from typing import Any
 from tnkit.arrays import ArrayLike
 from tnkit.completion.als import CompletionALS
 from tnkit.completion.base import NOTHING_MISSING, CompletionFit, CompletionMethod, CompletionProblem
-from tnkit.completion.choice import choose_format, looks_like_an_image
+from tnkit.completion.choice import choose_format
+from tnkit.completion.dense_choice import better_than_formats, looks_like_an_image
 from tnkit.completion.observations import Observations
+from tnkit.completion.patches import PatchGroups
 from tnkit.completion.result import Completion
-from tnkit.completion.tctv import TCTV
 from tnkit.errors import MaskError, OptionError
 from tnkit.formats import FormatSpec, RankLike, as_spec, resolve_ranks
 from tnkit.network import Topology
@@ -46,14 +47,15 @@ def complete(
             (there True = missing); or `Observations(indices, values, shape)`, which is never made dense. It is not
             changed, and what stands in a missing cell is not read.
         format: a name ("tt", "tr", "tucker", "cp", "ht", "btd" …), a spec, an equation such as "ia,ajb,bk->ijk", or
-            "auto": T-CTV (which has no format) for what looks like an image, otherwise the best of tensor train, CP and
-            Tucker by the held-out error of a short fit.
+            "auto": patch groups (which have no format) for what looks like an image, otherwise the best by held-out
+            errors of tensor train, CP and Tucker, patch groups for cubes of channels, and nuclear norms for panels.
         mask: bool, of the shape of `x`: **True = observed**.
         weights: of the shape of `x`, from 0 to 1: how much an entry counts in the fit. For `Observations` they are an
             argument there.
         rank: an int (every bond), a tuple, a mapping by bond, a fraction of the dense entries, or "auto": grown while
             the held-out error falls.
-        method: "auto", "als", "tctv", or a config such as `CompletionALS(max_steps=50)`.
+        method: "auto", "als", "patches", "tctv", "halrtc", "truncated", "tnn", "robust", "biharmonic", or a config such
+            as `CompletionALS(max_steps=50)`.
         time_limit_s: seconds after which the best so far is given; so does Ctrl-C.
         rng: a seed or a generator; 0 by default, so that the same call gives the same answer.
         progress: True for a progress line on standard error, or a function that hears of every step.
@@ -93,7 +95,13 @@ def complete(
             spec, why, trial = choose_format(problem, short)
             layout = spec.layout(obs.shape)
             problem = replace(problem, layout=layout)
-        fit = _better(chosen.fit(problem), trial)
+        dense = better_than_formats(problem, trial) if _is_auto(method) and weights is None else None
+        if dense is not None and (dense.clear or dense.fit.status in (TIME_LIMIT, INTERRUPTED)):
+            chosen, why, fit = dense.method, dense.why, dense.fit
+        else:
+            fit = _better(chosen.fit(problem), trial)
+            if dense is not None and (dense.fit.heldout_error or 0.0) < (fit.heldout_error or 0.0):
+                chosen, why, fit = dense.method, dense.why, dense.fit
     status = CONVERGED if fit.status is REACHED else fit.status
     if obs.complete and status in (CONVERGED, DIRECT):
         status = NOTHING_MISSING
@@ -154,7 +162,7 @@ def _request(obs: Observations, format: Any, rank: Any, method: Any) -> tuple[Co
     if named is not None:
         return named, None, "as asked for"
     if not obs.complete and looks_like_an_image(obs):
-        return TCTV(), None, "a smooth array with two long modes and few channels, as an image is"
+        return PatchGroups(), None, "a smooth array with two long modes and few channels, as an image is"
     return CompletionALS(), None, ""
 
 

@@ -13,7 +13,7 @@ Example:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import torch
@@ -61,7 +61,10 @@ def best_start(name: str, known: Observations, aside: Observations | None, contr
     for other in names[1:] if aside is not None else ():
         if best.stopped is not None or control.out_of_time:
             break
-        start = _start(other, known, aside, control)
+        try:
+            start = _start(other, known, aside, control)
+        except KeyboardInterrupt:
+            return replace(best, stopped=INTERRUPTED)
         if (start.heldout or 0.0) < (best.heldout or 0.0):
             best = start
     return best

@@ -90,9 +90,7 @@ class TubalNuclear(CompletionMethod):
         kinds = ("learnt", "dct") if self.transform == "auto" else (self.transform,)
         if not isinstance(self.slices, str):
             if not all(0 <= mode < obs.ndim for mode in self.slices):
-                raise OptionError(
-                    f"slices={self.slices} are not two of the modes 0 to {obs.ndim - 1}."
-                )
+                raise OptionError(f"slices={self.slices} are not two of the modes 0 to {obs.ndim - 1}.")
             pairs = [self.slices]
         else:
             pairs = list(combinations(range(3), 2)) if obs.ndim == 3 else [(0, 1)]

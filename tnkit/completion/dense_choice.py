@@ -1,0 +1,138 @@
+"""The automatic choice among methods that fit no format: photographs and maps, spectral cubes, panels.
+
+- A smooth real array with two long modes and few channels is an image: patch groups, which start from T-CTV or the
+  biharmonic surface and keep it where patches do not help.
+- With many channels it is a cube: patch groups from low rank along the channels, where that start is nearer to the
+  held-out entries than the short fit of the best format.
+- A smaller real array of three or four modes that is smooth along one of them is a panel (sensor × day × hour): the
+  truncated nuclear norm and the learnt tubal one are run, patch groups too where there are two long smooth modes, and
+  the best one counts where it beats the best format:
+  clearly the short fit of it, or else the whole one. Their entries are held out in the manner in which entries are
+  missing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import prod
+
+from tnkit.completion.base import CompletionFit, CompletionMethod, CompletionProblem
+from tnkit.completion.halrtc import TruncatedNuclear
+from tnkit.completion.holdout_alike import split_alike
+from tnkit.completion.observations import Observations
+from tnkit.completion.patches import PatchGroups
+from tnkit.completion.similarity import smoothness
+from tnkit.completion.starts import best_start
+from tnkit.completion.tnn import TubalNuclear
+from tnkit.rng import generator
+from tnkit.solvers import INTERRUPTED, TIME_LIMIT
+
+__all__ = ["DenseChoice", "better_than_formats", "looks_like_a_cube", "looks_like_a_panel", "looks_like_an_image"]
+
+#: Neighbours in a smooth array differ by less than this share of what entries at random do (mean squares).
+SMOOTH = 0.5
+#: Entries of the largest image, cube and panel.
+IMAGE, CUBE, PANEL = 2**22, 2**23, 2**21
+#: A short fit of a format with a smaller held-out error than this is left to formats.
+EXACT = 1e-3
+#: Clearly better: a held-out error below this share of that of the short fit.
+CLEAR = 0.7
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DenseChoice:
+    """A method for dense arrays, why, its fit, and whether it is so much better that no format need be fitted."""
+
+    method: CompletionMethod
+    why: str
+    fit: CompletionFit
+    clear: bool
+
+
+def looks_like_an_image(obs: Observations) -> bool:
+    """Whether it is smooth along the first two modes, of 16 to 1024 each, with at most 8 channels."""
+    return _real(obs, IMAGE) and prod(obs.shape[2:]) <= 8 and _planes(obs, 1024)
+
+
+def looks_like_a_cube(obs: Observations) -> bool:
+    """Whether it is smooth along the first two modes, of 16 to 512 each, with more than 32 channels."""
+    return obs.ndim == 3 and _real(obs, CUBE) and prod(obs.shape[2:]) > 32 and _planes(obs, 512)
+
+
+def looks_like_a_panel(obs: Observations) -> bool:
+    """Whether it has three or four modes of 4 and more, and is smooth along one of them."""
+    if not (3 <= obs.ndim <= 4 and _real(obs, PANEL) and min(obs.shape) >= 4 and obs.fraction >= 0.02):
+        return False
+    return any(smoothness(obs, mode) < SMOOTH for mode in range(obs.ndim))
+
+
+def better_than_formats(problem: CompletionProblem, trial: CompletionFit | None, seed: int = 0) -> DenseChoice | None:
+    """A method without a format that beats the short fit of the best format, with its fit; None if there is none.
+
+    Args:
+        problem: the observations, deadline and progress.
+        trial: the short fit of the best format.
+        seed: of what is held out, the same for all that are compared.
+    """
+    obs = problem.observations
+    heldout = None if trial is None else trial.heldout_error
+    if trial is None or trial.tensors is None or heldout is None or heldout < EXACT or obs.complete:
+        return None
+    if problem.control.out_of_time or trial.status in (INTERRUPTED, TIME_LIMIT):
+        return None
+    if looks_like_a_cube(obs):
+        return _cube(problem, heldout, seed)
+    if looks_like_a_panel(obs):
+        return _panel(problem, heldout, seed)
+    return None
+
+
+def _cube(problem: CompletionProblem, heldout: float, seed: int) -> DenseChoice | None:
+    obs, method = problem.observations, PatchGroups(max_steps=6, holdout=0.05)
+    held = split_alike(obs, method.holdout, generator(seed, obs.values.device))
+    if held is None:
+        return None
+    start = best_start("channels", obs.take(~held), obs.take(held), problem.control)
+    if start.heldout is None or start.heldout > heldout or start.stopped is not None:
+        return None
+    method = replace(method, start=start.name)
+    fit = method.fit(replace(problem, rng=generator(seed, obs.values.device)))
+    why = "a smooth cube; low rank along its channels is nearer than any format by a short fit"
+    return DenseChoice(method, why, fit, True)
+
+
+def _panel(problem: CompletionProblem, heldout: float, seed: int) -> DenseChoice | None:
+    obs = problem.observations
+    methods: list[CompletionMethod] = [
+        TruncatedNuclear(thetas=(0.0, 0.1, 0.2), factor=1.15),
+        TubalNuclear(transform="learnt", factor=1.2),
+    ]
+    if _planes(obs, 512):
+        methods.append(PatchGroups(holdout=0.1))
+    found: list[tuple[CompletionMethod, CompletionFit]] = []
+    for method in methods:
+        fit = method.fit(replace(problem, rng=generator(seed, obs.values.device)))
+        if fit.heldout_error is not None:
+            found.append((method, fit))
+        if fit.status is INTERRUPTED or problem.control.out_of_time:
+            break
+    if not found:
+        return None
+    method, best = min(found, key=lambda pair: pair[1].heldout_error or 0.0)
+    told = ", ".join(f"{m.name} {f.heldout_error:.2g}" for m, f in found)
+    error = best.heldout_error or 0.0
+    if error >= heldout:
+        return None
+    why = f"a panel; held-out errors: {told}, the best format by a short fit {heldout:.2g}"
+    return DenseChoice(method, why, best, error < CLEAR * heldout)
+
+
+def _real(obs: Observations, largest: int) -> bool:
+    """Real, without weights, of 2 to 4 modes, and no larger than this."""
+    return not obs.values.is_complex() and obs.weights is None and 2 <= obs.ndim <= 4 and prod(obs.shape) <= largest
+
+
+def _planes(obs: Observations, longest: int) -> bool:
+    """Two long first modes, smooth along both."""
+    sizes = obs.shape[:2]
+    return min(sizes) >= 16 and max(sizes) <= longest and all(smoothness(obs, mode) < SMOOTH for mode in (0, 1))
