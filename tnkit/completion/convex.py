@@ -84,20 +84,22 @@ def compare_and_fit(
 
     control = replace(problem.control, max_steps=max_steps, tol=0.0, target=tol, progress=hear)
     held = split_alike(obs, holdout, problem.rng)
-    best, best_error, found = next(iter(makers)), None, None
+    best, best_error = next(iter(makers)), float("inf")
+    found: _Found | None = None
     for name, make in makers.items() if held is not None else ():
         assert held is not None
         trial = _run(obs.take(~held), make, control)
         error = relative_error(trial.x, obs.take(held))
-        if best_error is None or error < best_error:
+        if found is None or error < best_error:
             best, best_error, found = name, error, trial
         if trial.status in (INTERRUPTED, TIME_LIMIT):
-            found = replace(found or trial, status=trial.status)
+            found = replace(found, status=trial.status)
             break
     if found is None or found.status not in (INTERRUPTED, TIME_LIMIT):
         found = _run(obs, makers[best], control)
     status = CONVERGED if found.status is REACHED else found.status
-    return CompletionFit(None, found.x, best_error, relative_error(found.x, obs), status, tuple(history))
+    heldout = None if held is None else best_error
+    return CompletionFit(None, found.x, heldout, relative_error(found.x, obs), status, tuple(history))
 
 
 def _run(obs: Observations, make: Callable[[Tensor, Tensor], Solver[S]], control: Control) -> _Found:

@@ -86,7 +86,7 @@ def complete(
     ranks = None if layout is None or _is_auto(rank) else resolve_ranks(layout, rank)
     if weights is not None and not chosen.weights:
         raise OptionError(f'method "{chosen.name}" takes no weights. Use method="als", or leave weights out.')
-    gen, trial = generator(rng, obs.values.device), None
+    gen, trial, better = generator(rng, obs.values.device), None, None
     with listening(progress, label="completing") as hear:
         control = Control(progress=hear).within(limit)
         problem = CompletionProblem(obs, layout, ranks, gen, control)
@@ -95,13 +95,10 @@ def complete(
             spec, why, trial = choose_format(problem, short)
             layout = spec.layout(obs.shape)
             problem = replace(problem, layout=layout)
-        dense = better_than_formats(problem, trial) if _is_auto(method) and weights is None else None
-        if dense is not None and (dense.clear or dense.fit.status in (TIME_LIMIT, INTERRUPTED)):
-            chosen, why, fit = dense.method, dense.why, dense.fit
-        else:
-            fit = _better(chosen.fit(problem), trial)
-            if dense is not None and (dense.fit.heldout_error or 0.0) < (fit.heldout_error or 0.0):
-                chosen, why, fit = dense.method, dense.why, dense.fit
+            if _is_auto(method) and weights is None:
+                better = better_than_formats(problem, chosen, trial)
+                chosen, why = (better.method, better.why) if better is not None else (chosen, why)
+        fit = better.fit if better is not None else _better(chosen.fit(problem), trial)
     status = CONVERGED if fit.status is REACHED else fit.status
     if obs.complete and status in (CONVERGED, DIRECT):
         status = NOTHING_MISSING

@@ -89,4 +89,5 @@ def _components(x: Tensor) -> Tensor:
     flat = x.flatten(1)
     flat = flat - flat.mean(1, keepdim=True)
     vectors = torch.linalg.eigh(flat @ flat.mT)[1][:, -COMPONENTS:]
-    return (vectors.mT @ flat).reshape(COMPONENTS, *x.shape[1:]) * (COMPONENTS / x.shape[0]) ** 0.5
+    main: Tensor = (vectors.mT @ flat).reshape(COMPONENTS, *x.shape[1:]) * (COMPONENTS / x.shape[0]) ** 0.5
+    return main
