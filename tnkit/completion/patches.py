@@ -61,7 +61,8 @@ class PatchGroups(CompletionMethod):
         max_steps: rounds.
         holdout: share of the observed entries (fibres, blocks, rows) that is held out, and given back for the last
             third of the rounds; 0 for none.
-        start: "auto", "tctv", "smooth" (biharmonic) or "channels" (low rank along the channels; for spectra).
+        start: "auto", "tctv", "smooth" (biharmonic) or "channels" (low rank along the channels, for spectra;
+            "channels 6" says the rank).
 
     Example:
         >>> import numpy as np
@@ -98,8 +99,10 @@ class PatchGroups(CompletionMethod):
         sizes = [n for n in (self.patch, self.stride, self.group, self.window, self.max_steps) if n is not None]
         if min(sizes) < 1 or min(self.noise) <= 0 or not 0 <= self.holdout < 1:
             raise OptionError(f"{self!r}: sizes must be at least 1, noise above 0, holdout at least 0 and below 1.")
-        if self.start not in ("auto", "tctv", "smooth", "channels"):
-            raise OptionError(f'start={self.start!r}: use "auto", "tctv", "smooth" or "channels".')
+        word, _, rank = self.start.partition(" ")
+        known = self.start in ("auto", "tctv", "smooth", "channels") or (word == "channels" and rank.isdecimal())
+        if not known:
+            raise OptionError(f'start={self.start!r}: use "auto", "tctv", "smooth", "channels" or "channels 6".')
 
     def fit(self, problem: CompletionProblem) -> CompletionFit:
         """See the class.
