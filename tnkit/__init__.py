@@ -10,7 +10,19 @@ Example:
 
 from tnkit import nn
 from tnkit.api import Explanation, decompose, error, explain, round, search
-from tnkit.completion import TCTV, Completion, CompletionALS, Observations, complete
+from tnkit.completion import (
+    TCTV,
+    Biharmonic,
+    Completion,
+    CompletionALS,
+    HaLRTC,
+    Observations,
+    PatchGroups,
+    RobustTubal,
+    TruncatedNuclear,
+    TubalNuclear,
+    complete,
+)
 from tnkit.decompose import (
     ALS,
     CPALS,
@@ -108,6 +120,7 @@ __all__ = [
     "BLASTSpec",
     "BTDSpec",
     "BatchFit",
+    "Biharmonic",
     "BlockTT",
     "BlockTTSpec",
     "BlockTerm",
@@ -129,6 +142,7 @@ __all__ = [
     "Format",
     "FormatSpec",
     "HTSpec",
+    "HaLRTC",
     "HierarchicalTucker",
     "KronSpec",
     "KroneckerSum",
@@ -142,11 +156,13 @@ __all__ = [
     "Network",
     "Observations",
     "OptionError",
+    "PatchGroups",
     "RankAdaptiveHOOI",
     "RankError",
     "RingALS",
     "RingSVD",
     "RingSpec",
+    "RobustTubal",
     "ShapeError",
     "SlabTT",
     "SlabTucker",
@@ -167,6 +183,8 @@ __all__ = [
     "TnkitWarning",
     "Topology",
     "TreeSVD",
+    "TruncatedNuclear",
+    "TubalNuclear",
     "TubalSVD",
     "TubalSVDMethod",
     "TubalSpec",

@@ -79,12 +79,15 @@ def _pieces(obs: Observations) -> tuple[np.ndarray, tuple[int, ...], list[np.nda
     for mode in reversed(apart):
         seen = seen.any(mode)
     flags: np.ndarray = seen.cpu().numpy()
-    if flags.ndim == 0 or flags.all() or 1 - flags.mean() > MOST:
+    slices = flags.ndim == 1 < obs.ndim  # whole slices of the array are missing
+    if flags.ndim == 0 or flags.all() or (1 - flags.mean() > MOST and not slices):
         return None
+    if 1 - flags.mean() > MOST:
+        return flags, apart, [np.ones(1, dtype=bool)]
     labels, _ = ndimage.label(~flags)
     places = ndimage.find_objects(labels)
     masks = [labels[place] == number for number, place in enumerate(places, start=1)]
     sizes = np.array([m.sum() for m in masks], dtype=float)
-    if (sizes**2).sum() / sizes.sum() < LARGE:
+    if not slices and (sizes**2).sum() / sizes.sum() < LARGE:
         return None
     return flags, apart, masks
