@@ -2,8 +2,8 @@
 
 - A smooth real array with two long modes and few channels is an image: patch groups, which start from T-CTV or the
   biharmonic surface and keep it where patches do not help.
-- With many channels it is a cube: patch groups from low rank along the channels, where that start is nearer to the
-  held-out entries than the short fit of the best format.
+- With many channels it is a cube: patch groups from low rank along the channels, where they are nearer to held-out
+  entries than the short fit of the best format.
 - A smaller real array of three or four modes that is smooth along one of them is a panel (sensor × day × hour): the
   truncated nuclear norm and the learnt tubal one are run, patch groups too where there are two long smooth modes, and
   the best one counts where it beats the best format.
@@ -96,11 +96,15 @@ def _cube(problem: CompletionProblem, heldout: float, seed: int) -> DenseChoice 
     if held is None:
         return None
     start = best_start("channels", obs.take(~held), obs.take(held), problem.control)
-    if start.heldout is None or start.heldout > heldout or start.stopped is not None:
+    if start.heldout is None or start.heldout > 3 * heldout or start.stopped is not None:
         return None
     method = replace(method, start=start.name)
     fit = method.fit(replace(problem, rng=generator(seed, obs.values.device)))
-    why = "a smooth cube; low rank along its channels is nearer than any format by a short fit"
+    if fit.heldout_error is None or fit.heldout_error >= heldout:
+        return None
+    why = (
+        f"a smooth cube; held-out errors: patches {fit.heldout_error:.2g}, the best format by a short fit {heldout:.2g}"
+    )
     return DenseChoice(method, why, fit)
 
 

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from scipy import ndimage
 from torch import Tensor
 
 from tnkit.completion.holdout import split, whole_modes
@@ -84,10 +83,32 @@ def _pieces(obs: Observations) -> tuple[np.ndarray, tuple[int, ...], list[np.nda
         return None
     if 1 - flags.mean() > MOST:
         return flags, apart, [np.ones(1, dtype=bool)]
-    labels, _ = ndimage.label(~flags)
-    places = ndimage.find_objects(labels)
-    masks = [labels[place] == number for number, place in enumerate(places, start=1)]
+    masks = _connected(~flags)
     sizes = np.array([m.sum() for m in masks], dtype=float)
     if not slices and (sizes**2).sum() / sizes.sum() < LARGE:
         return None
     return flags, apart, masks
+
+
+def _connected(flags: np.ndarray) -> list[np.ndarray]:
+    """Each connected piece (by common faces) within its bounding box."""
+    none = flags.size
+    labels = np.where(flags, np.arange(flags.size).reshape(flags.shape), none)
+    while True:
+        before = labels.copy()
+        for axis in range(flags.ndim):
+            moved = np.moveaxis(labels, axis, 0)
+            np.minimum(moved[1:], moved[:-1], out=moved[1:], where=moved[1:] < none)
+            np.minimum(moved[:-1], moved[1:], out=moved[:-1], where=moved[:-1] < none)
+        if np.array_equal(before, labels):
+            break
+    at = np.argwhere(flags)
+    number = np.unique(labels[flags], return_inverse=True)[1].reshape(-1)
+    order = np.argsort(number, kind="stable")
+    pieces = []
+    for group in np.split(at[order], np.cumsum(np.bincount(number))[:-1]):
+        low = group.min(0)
+        piece = np.zeros(group.max(0) - low + 1, dtype=bool)
+        piece[tuple((group - low).T)] = True
+        pieces.append(piece)
+    return pieces
