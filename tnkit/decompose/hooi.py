@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tnkit.arrays import machine_eps
-from tnkit.decompose.allowance import allowed2, exact_norm2, known_error
+from tnkit.decompose.allowance import allowed2, known_error
 from tnkit.decompose.base import Fit, Method, Problem
 from tnkit.decompose.core_shape import Compressed, cheapest_core, turn_to_hosvd
 from tnkit.decompose.st_hosvd import (
@@ -103,7 +103,7 @@ def _at_ranks(problem: Problem, control: Control, gap: float) -> tuple[Compresse
         return start, Outcome(start, sqrt(start.lost2) / problem.norm, (), CONVERGED)
     generous = tuple(min(cap, r + r // 4 + 8) for r, cap in zip(ranks, problem.layout.caps, strict=True))
     if problem.x.numel() <= _LARGE or prod(generous) * 8 > problem.x.numel():
-        return CoreSweeps(problem.x, exact_norm2(problem), control).improve(start)
+        return CoreSweeps(problem.x, problem.norm**2, control).improve(start)
     rough, _ = fit_by_ranks(problem, generous)
     start = corner(turn_to_hosvd(rough), ranks)
     return _swept_inside(rough, start, control)

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from tnkit.decompose.rough import Rough
 from tnkit.formats.trees import Edge, Tree
-from tnkit.linalg import split
+from tnkit.linalg import oversampling, split
 
 __all__ = ["Nested", "project_nested"]
 
@@ -123,13 +123,17 @@ class _Projection:
             return 1.0 + move
         short = min(columns, entries / columns)
         work = 2.0 * entries * short + 12.0 * short**3
-        if short >= 48 and rank + 8 + rank // 8 <= 0.7 * short:
-            work = min(work, entries * (50.0 + 2.5 * (rank + 8)))
-        return work + 2.0 * entries * rank + move + _LATER * entries * rank / columns
+        wide = rank + oversampling(rank)
+        if short >= 48 and wide <= 0.7 * short:
+            work = min(work, entries * (50.0 + 2.5 * wide))
+        project = (2.0 if self.at_back(labels) else 2.5) * entries * rank
+        return work + project + move + _LATER * entries * rank / columns
+
+    def at_back(self, labels: list[str]) -> bool:
+        return self.labels[len(self.labels) - len(labels) :] == labels
 
     def at_end(self, labels: list[str]) -> bool:
-        n = len(labels)
-        return self.labels[:n] == labels or self.labels[len(self.labels) - n :] == labels
+        return self.labels[: len(labels)] == labels or self.at_back(labels)
 
     def project(self, edge: Edge) -> None:
         """Take the node's labels out, and put its bond there."""
@@ -145,8 +149,11 @@ class _Projection:
         a = self.left.reshape(columns, -1) if front else self.left.reshape(-1, columns)
         node, left = self.cut(a, edge.label, "left" if front else "right")
         rank = node.shape[1]
-        self.left = left.reshape(rank, *others) if front else left.reshape(*others, rank)
-        self.labels = [edge.label, *rest] if front else [*rest, edge.label]
+        rows = left if front else left.mT  # (r, entries); as they lie in memory, they are not copied
+        if rows.stride(0) < rows.stride(1):
+            self.left, self.labels = rows.mT.reshape(*others, rank), [*rest, edge.label]
+        else:
+            self.left, self.labels = rows.reshape(rank, *others), [edge.label, *rest]
         self.nodes[edge.child] = self.as_node(node.reshape(*sizes, rank), [*labels, edge.label], edge.child)
 
     def cut(self, a: Tensor, bond: str, side: str) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from tnkit.linalg import apply_rows, energy, residual_energy, split
+from tnkit.linalg import apply_rows, energy, oversampling, residual_energy, split
 
 __all__ = ["Block", "Projected", "contract_train", "flip", "inner_train", "plain_train", "project_rows", "thick_block"]
 
@@ -97,7 +97,7 @@ def thick_block(shape: Sequence[int], ranks: Sequence[int], *, plain_only: bool 
 def _cost(entries: float, columns: int, rank: int) -> float:
     """Flops of a split and of what comes after it."""
     exact = (_GRAM + (2.0 if columns < 192 else 1.25) * columns) * entries + 30.0 * columns**3 + 2.0 * entries * rank
-    wide = rank + 8 + rank // 8
+    wide = rank + oversampling(rank)
     if columns >= 48 and wide <= 0.7 * columns:
         sketched = _SKETCH * entries + 2.5 * entries * wide + 30.0 * min(columns, 400) ** 3
         exact = min(exact, sketched)

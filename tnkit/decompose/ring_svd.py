@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from tnkit.decompose.allowance import allowed2, exact_norm2, floor2, known_error
+from tnkit.decompose.allowance import allowed2, floor2, known_error
 from tnkit.decompose.base import Fit, Method, Problem, Target
 from tnkit.decompose.rough import SMALL
 from tnkit.decompose.st_hosvd import compress_tucker
@@ -141,7 +141,7 @@ def _train(problem: Problem) -> Ring:
     x = problem.x.contiguous()
     caps = tuple(min(c, prod(x.shape[: k + 1]), prod(x.shape[k + 1 :])) for k, c in enumerate(problem.max_ranks[1:]))
     limits = TrainLimits(caps, allowed2(problem), problem.target.max_params, floor2(problem))
-    train = fit_train(x, limits, exact_norm2(problem), problem.rng, lambda ranks: problem.layout.n_params((1, *ranks)))
+    train = fit_train(x, limits, problem.norm**2, problem.rng, lambda ranks: problem.layout.n_params((1, *ranks)))
     return Ring(tuple(train.cores), train.lost2, train.certain)
 
 
@@ -152,7 +152,7 @@ def _unfold(x: Tensor, k: int) -> Tensor:
 def _ring(problem: Problem, start: Start) -> Ring | None:
     """The ring of one start, or None if its limits leave no room."""
     d, target, caps = problem.x.ndim, problem.target, problem.max_ranks
-    error2, norm2 = allowed2(problem), exact_norm2(problem)
+    error2, norm2 = allowed2(problem), problem.norm**2
     order = [(start.shift + k) % d for k in range(d)]
     x = problem.x.permute(order)
     rows = x.reshape(x.shape[0], -1)

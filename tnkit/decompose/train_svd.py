@@ -27,7 +27,7 @@ from tnkit.decompose.peeling import (
 )
 from tnkit.decompose.rough import SMALL, Rough, budget_caps
 from tnkit.formats.chains import chain_topology
-from tnkit.formats.rank_plan import RankPlan
+from tnkit.formats.rank_plan import RankPlan, Truncated
 from tnkit.formats.trees import tree_of
 from tnkit.linalg import split
 
@@ -178,12 +178,13 @@ class _Fit:
     def best(self) -> Train:
         error2 = self.limits.error2
         if error2 is None:
-            return self.exact(None)
+            return self.exact(None, {})
         budget = max(error2 - self.rough.lost2, self.limits.floor2)
         best: Train | None = None
         low, high, step = 0.0, float("inf"), 1.05
+        seen: dict[tuple[int, ...], Train] = {}
         for _ in range(_TRIES):
-            found = self.exact(budget)
+            found = self.exact(budget, seen)
             fits = found.lost2 <= error2 and self.within(found)
             if fits and (best is None or self.cost(found.ranks) < self.cost(best.ranks)):
                 best = found
@@ -211,9 +212,14 @@ class _Fit:
         """Whether a smaller budget can give a smaller error: the rough train itself reaches it."""
         return self.rough.lost2 <= error2 and found.ranks != self.rough.ranks and self.limits.max_params is None
 
-    def exact(self, budget: float | None) -> Train:
+    def exact(self, budget: float | None, seen: dict[tuple[int, ...], Train]) -> Train:
         """The train of a plan, projected on the array itself unless the rough train is the array."""
         plan = self.plan.best(budget)
+        if plan.ranks not in seen:
+            seen[plan.ranks] = self._exact(plan)
+        return seen[plan.ranks]
+
+    def _exact(self, plan: Truncated) -> Train:
         cores = list(plan.tensors)
         if self.rough.lost2 <= 1e-5 * plan.lost2 or self.rough.lost2 <= self.limits.floor2:
             lost = plan.lost2 + self.rough.lost2

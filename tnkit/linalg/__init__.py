@@ -6,7 +6,7 @@ float64 tensors. Nothing is changed in place, nothing is drawn from a global gen
 
 from tnkit.linalg.batched import batched_spectra, batched_split
 from tnkit.linalg.block_sparse import BlockSparse, LeadingPart, leading_part, least_rank, require_room
-from tnkit.linalg.coordinates import Groups, add_rows_, columns_of, group_rows
+from tnkit.linalg.coordinates import Groups, SparseMatrix, add_rows_, columns_of, group_rows
 from tnkit.linalg.cut import Cut, Split
 from tnkit.linalg.khatri_rao import khatri_rao
 from tnkit.linalg.lstsq import orthonormal, solve_gram, sqrt_psd
@@ -15,6 +15,7 @@ from tnkit.linalg.products import apply_rows, energy, gram, project, residual_en
 from tnkit.linalg.rank_choice import choose_ranks
 from tnkit.linalg.sketch import count_sketch
 from tnkit.linalg.split import Spectrum, choose_driver, spectrum, split
+from tnkit.linalg.split_randomised import oversampling
 from tnkit.linalg.truncation import rank_for_tail, tails
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Cut",
     "Groups",
     "LeadingPart",
+    "SparseMatrix",
     "Spectrum",
     "Split",
     "add_rows_",
@@ -40,6 +42,7 @@ __all__ = [
     "least_rank",
     "maxvol",
     "orthonormal",
+    "oversampling",
     "project",
     "rank_for_tail",
     "require_room",

@@ -22,8 +22,9 @@ from tnkit.rng import RngLike, generator
 
 __all__ = ["Spectrum", "choose_driver", "spectrum", "split"]
 
+_LAUNCH = 1e8  # flops in the time that the small steps of a sketch take
 _READ = 25  # flops in the time in which one number is read from memory
-_SMALL = 200_000  # entries up to which an exact kernel takes no longer than a sketch has overhead
+_SMALL = 80_000  # entries up to which an exact kernel takes no longer than a sketch has overhead
 
 
 def split(
@@ -182,7 +183,8 @@ def _randomised_flops(m: int, n: int, k: int) -> float:
     start = min(2.0 * short**2 * width + 12.0 * short**3, 16.0 * short * width * k)
     if width < 8 * k:
         start = 4.0 * m * n * k
-    return start + 2.0 * _READ * m * n + 2.5 * m * n * k + 4.0 * k * k * long + 40.0 * k**3
+    passes = 1 if width >= 64 * k else 3  # a poorer sketch takes a power step
+    return _LAUNCH + start + 2.0 * _READ * m * n + passes * (2.5 * m * n * k + 4.0 * k * k * long) + 40.0 * k**3
 
 
 def _auto(a: Tensor, cut: Cut) -> Split:

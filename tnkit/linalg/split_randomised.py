@@ -23,7 +23,7 @@ from torch import Tensor
 
 from tnkit.linalg.cut import Cut, Split, certify, gram_noise2, residual_noise2, rounding2
 from tnkit.linalg.lstsq import orthonormal
-from tnkit.linalg.products import apply_rows, cross, energy, project
+from tnkit.linalg.products import apply_rows, cross, energy, gram, project
 from tnkit.linalg.sketch import count_sketch
 from tnkit.linalg.split_gram import gram_eigen, gram_split
 from tnkit.linalg.split_qr import qr_split
@@ -38,13 +38,14 @@ __all__ = ["oversampling", "randomised_split", "try_randomised"]
 _SMALL = 384  # sides up to this are solved by eigenvalues, larger ones by subspace iteration
 _BUCKETS = 128  # buckets of the sketch for each unit of rank: it alone then costs about 1/256 of the error
 _GAIN = 0.01  # energy that a power step must promise, as a share of what is discarded
-_PROBES = 6
+_PROBES = 8  # products with six take twice the time
 _POWER_STEPS = 6
 
 
 def oversampling(rank: int) -> int:
-    """How many columns more than the rank the basis has while it is sought."""
-    return 8 + rank // 8
+    """How many columns more than the rank the basis has while it is sought: eight and an eighth, to a multiple of four."""
+    least = 8 + rank // 8
+    return least + -(rank + least) % 4
 
 
 def randomised_split(a: Tensor, cut: Cut) -> Split:
@@ -257,8 +258,15 @@ def _eigen(y: Tensor) -> tuple[Tensor, Tensor]:
 
 def _leading(y: Tensor, k: int, cut: Cut) -> Tensor:
     """The leading left singular subspace (m, k) of a sketch y (m, l)."""
-    if y.shape[0] <= _SMALL:
+    m = y.shape[0]
+    if m <= _SMALL and (6 * k > m or m <= 96):
         return _eigen(y)[1][:, :k].to(y.dtype)
+    if m <= _SMALL:
+        g = gram(y, precise=True)
+        q = orthonormal(g @ normal((m, k), g, cut.gen))
+        for _ in range(3):
+            q = orthonormal(g @ (g @ q))
+        return q.to(y.dtype)
     q = orthonormal(apply_rows(y, normal((k, y.shape[1]), y, cut.gen)))
     for _ in range(3):
         rows = orthonormal(project(q, y).mH).mH
