@@ -29,7 +29,6 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-
 PACKAGES = ("tensorly", "quimb", "torchtt", "tntorch", "pyttb", "teneva")
 
 

@@ -84,9 +84,7 @@ def trains(ranks: tuple[int, ...]) -> Mapping[str, Contender]:
     if HAS["tensorly"]:
         who["tensorly"] = lambda x: of_train(tensor_train(x.numpy(), whole).factors)
         who["tensorly (torch)"] = lambda x: with_torch(lambda: of_train(tensor_train(x, whole).factors))
-        who["tensorly (randomised)"] = lambda x: of_train(
-            tensor_train(x.numpy(), whole, svd="randomized_svd").factors
-        )
+        who["tensorly (randomised)"] = lambda x: of_train(tensor_train(x.numpy(), whole, svd="randomized_svd").factors)
         who["tensorly (torch, randomised)"] = lambda x: with_torch(
             lambda: of_train(tensor_train(x, whole, svd="randomized_svd").factors)
         )

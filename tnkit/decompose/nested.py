@@ -22,12 +22,12 @@ from torch import Tensor
 
 from tnkit.decompose.rough import Rough
 from tnkit.formats.trees import Edge, Tree
-from tnkit.linalg import oversampling, split
+from tnkit.linalg import split, split_flops
 
 __all__ = ["Nested", "project_nested"]
 
 _MOVE = 200.0  # flops in the time in which one number is moved
-_LATER = 60.0  # flops that each number that is left will cost
+_LATER = 400.0  # flops that each number that is left will cost
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -121,13 +121,9 @@ class _Projection:
         move = 0.0 if self.at_end(labels) else _MOVE * entries
         if rank == columns and self.rough is None:
             return 1.0 + move
-        short = min(columns, entries / columns)
-        work = 2.0 * entries * short + 12.0 * short**3
-        wide = rank + oversampling(rank)
-        if short >= 48 and wide <= 0.7 * short:
-            work = min(work, entries * (50.0 + 2.5 * wide))
-        project = (2.0 if self.at_back(labels) else 2.5) * entries * rank
-        return work + project + move + _LATER * entries * rank / columns
+        work = split_flops((int(entries) // columns, columns), rank)
+        turned = 0.0 if self.at_back(labels) else 0.5 * entries * rank  # the other layout multiplies a little slower
+        return work + turned + move + _LATER * entries * rank / columns
 
     def at_back(self, labels: list[str]) -> bool:
         return self.labels[len(self.labels) - len(labels) :] == labels

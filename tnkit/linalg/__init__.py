@@ -14,7 +14,7 @@ from tnkit.linalg.maxvol import maxvol
 from tnkit.linalg.products import apply_rows, energy, gram, project, residual_energy
 from tnkit.linalg.rank_choice import choose_ranks
 from tnkit.linalg.sketch import count_sketch
-from tnkit.linalg.split import Spectrum, choose_driver, spectrum, split
+from tnkit.linalg.split import Spectrum, choose_driver, spectrum, split, split_flops
 from tnkit.linalg.split_randomised import oversampling
 from tnkit.linalg.truncation import rank_for_tail, tails
 
@@ -50,6 +50,7 @@ __all__ = [
     "solve_gram",
     "spectrum",
     "split",
+    "split_flops",
     "sqrt_psd",
     "tails",
 ]

@@ -43,7 +43,7 @@ _POWER_STEPS = 6
 
 
 def oversampling(rank: int) -> int:
-    """How many columns more than the rank the basis has while it is sought: eight and an eighth, to a multiple of four."""
+    """How many columns more than the rank a basis has while it is sought: 8 and an eighth, to a multiple of four."""
     least = 8 + rank // 8
     return least + -(rank + least) % 4
 
@@ -78,6 +78,8 @@ def try_randomised(a: Tensor, cut: Cut, *, limit: int) -> Split | None:
 def _wide(a: Tensor, cut: Cut, limit: int) -> Split | None:
     """The same for m <= n."""
     most = min(a.shape[0], cut.max_rank + oversampling(cut.max_rank))
+    if cut.tail2 is None and most > limit:
+        return None
     finder = _Finder(a, cut, most if most <= limit and (cut.tail2 is None or most <= 40) else None)
     columns = finder.columns(limit)
     if columns is None or columns >= a.shape[0]:
@@ -212,9 +214,7 @@ class _Finder:
         """With how many columns to start; None if the sketch says that it would be more than `limit`."""
         if self.known is not None:
             return self.known
-        assert self.cut.tail2 is not None or self.cut.max_rank + oversampling(self.cut.max_rank) > limit
-        if self.cut.tail2 is None:
-            return None
+        assert self.cut.tail2 is not None
         if self.sketch is None or min(self.sketch.shape) > 2 * _SMALL:
             guess = 32
         else:
