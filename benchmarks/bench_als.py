@@ -29,7 +29,7 @@ from rich.table import Table
 from torch import Tensor
 
 import tnkit as tk
-from benchmarks.harness import Answer, Case, Contender, Machine, machine, relative_error
+from benchmarks.harness import Answer, Machine, machine, relative_error
 from tnkit.decompose import CPALS, RingALS
 from tnkit.formats import TensorRing, random_format
 
@@ -243,16 +243,6 @@ def measure(work: Work, on: Machine, *, only: str = "") -> Iterator[Row]:
         more = (total - short) / (work.sweeps - few)
         true = relative_error(x, answer.dense())
         yield Row(work.name, who, work.sweeps, total, 1e3 * total / work.sweeps, 1e3 * more, 1e3 * floor, true)
-
-
-def cases(*, quick: bool = False) -> Iterator[Case]:
-    """The same for the common table; the floor is that of all sweeps."""
-    for work in works(quick=quick):
-        who: dict[str, Contender] = {
-            name: lambda x, run=run, n=work.sweeps: run(x, n) for name, run in contenders(work).items()
-        }
-        flops = work.sweeps * floor_flops(work)
-        yield Case(f"{work.name}, rank {work.rank}, {work.sweeps} sweeps", work.data, who, flops)
 
 
 def show(console: Console, rows: list[Row]) -> None:

@@ -45,7 +45,7 @@ def cases(*, quick: bool = False) -> Iterator[Case]:
     yield tight("tt", (40, 40, 40, 40, 8), 20)
     yield tight("tucker", (256,) * 3, 20)
     yield by_eps((40, 40, 40, 40, 8), 20, 2e-3)
-    yield tree((40,) * 4, 10)
+    yield tree((64,) * 4, 10)
     for name, make in data.real().items():
         yield from real(name, make)
     yield train((64, 64, 64, 512), 20, few=True)
@@ -117,7 +117,7 @@ def by_eps(shape: tuple[int, ...], rank: int, eps: float) -> Case:
 def tree(shape: tuple[int, ...], rank: int) -> Case:
     """Hierarchical Tucker; no other library that installs has it."""
     name = title("tree", shape, f"rank {rank}, noise 0.001")
-    return Case(name, data.train(shape, rank, 1e-3), {"tnkit": ours("ht", rank=rank)}, narrowest(shape, (rank,)))
+    return Case(name, data.tree(shape, rank), {"tnkit": ours("ht", rank=rank)}, narrowest(shape, (rank,)), "tree")
 
 
 def real(name: str, make: data.Made) -> Iterator[Case]:

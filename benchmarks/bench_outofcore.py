@@ -115,13 +115,13 @@ def main() -> int:
     """Measure and show."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.bench_outofcore")
     parser.add_argument("--quick", action="store_true", help="a small file, to see that everything runs")
-    parser.add_argument("--limit", default=None, help='the memory limit (default "300 MB", "6 MB" with --quick)')
+    parser.add_argument("--limit", default=None, help='the memory limit (default "300 MB", "24 MB" with --quick)')
     parser.add_argument("--folder", type=Path, default=None, help="where the file is made (default: a temporary one)")
     parser.add_argument(
         "--json", type=Path, default=Path("out/bench_outofcore.json"), help="where to write the figures"
     )
     asked = parser.parse_args()
-    shape, limit = (QUICK, asked.limit or "6 MB") if asked.quick else (SHAPE, asked.limit or "300 MB")
+    shape, limit = (QUICK, asked.limit or "24 MB") if asked.quick else (SHAPE, asked.limit or "300 MB")
     console = screen()
     rows = []
     with tempfile.TemporaryDirectory(dir=asked.folder) as folder:

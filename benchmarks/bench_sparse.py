@@ -31,7 +31,7 @@ from rich.console import Console
 from rich.table import Table
 
 import tnkit as tk
-from benchmarks.harness import Case, machine
+from benchmarks.harness import machine
 from tnkit.formats import Format
 
 HAS_PYTTB = find_spec("pyttb") is not None
@@ -53,11 +53,6 @@ class Row:
     sweep_s: float | None
     whole_s: float
     error: float
-
-
-def cases(*, quick: bool = False) -> Iterator[Case]:
-    """None: those of `python -m benchmarks` are dense."""
-    return iter(())
 
 
 def array(nnz: int, rank: int, shape: tuple[int, ...] = SHAPE) -> tk.SparseTensor:
@@ -159,6 +154,7 @@ def pyttb_tucker(x: tk.SparseTensor, rank: int, sweeps: int) -> Format:
 def main() -> int:
     """Measure and show."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.bench_sparse", description=(__doc__ or "")[:40])
+    parser.add_argument("--quick", action="store_true", help="few entries, to see that everything runs")
     parser.add_argument("--nnz", type=int, default=1_000_000)
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--sweeps", type=int, default=5, help="of tnkit; pyttb gets fewer")
@@ -166,6 +162,8 @@ def main() -> int:
     parser.add_argument("--no-memory", action="store_true", help="leave peak memory out")
     parser.add_argument("--json", type=Path, help="write the figures here as well")
     asked = parser.parse_args()
+    if asked.quick:
+        asked.nnz, asked.tucker, asked.no_memory = 20_000, 2_000, True
     console = Console(width=None if sys.stdout.isatty() else 120)
     x = array(asked.nnz, asked.rank)
     size = x.nnz * 8 * (x.ndim + 1)

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tnkit.formats import random_format
+
 Made = Callable[[], Tensor]
 
 
@@ -48,6 +50,15 @@ def tucker(shape: tuple[int, ...], rank: int, noise: float = 1e-2, dtype: torch.
             q = torch.linalg.qr(torch.randn(n, min(rank, n), generator=gen, dtype=dtype)).Q
             x = torch.movedim(torch.tensordot(x, q, dims=([k], [1])), -1, k)
         return with_noise(x.contiguous(), noise, gen)
+
+    return make
+
+
+def tree(shape: tuple[int, ...], rank: int, noise: float = 1e-3) -> Made:
+    """A random hierarchical Tucker tensor of the rank with noise."""
+
+    def make() -> Tensor:
+        return with_noise(random_format("ht", shape, rank, rng=0).to_dense().contiguous(), noise, generator())
 
     return make
 

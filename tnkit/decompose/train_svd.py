@@ -29,7 +29,7 @@ from tnkit.decompose.rough import SMALL, Rough, budget_caps
 from tnkit.formats.chains import chain_topology
 from tnkit.formats.rank_plan import RankPlan, Truncated
 from tnkit.formats.trees import tree_of
-from tnkit.linalg import split
+from tnkit.linalg import sketched_range, split
 
 __all__ = ["Train", "TrainLimits", "fit_train", "train_by_ranks"]
 
@@ -96,20 +96,43 @@ def train_by_ranks(x: Tensor, ranks: Sequence[int], norm2: float, gen: torch.Gen
     keep = x.ndim - block.count
     a = block.matrix(x)
     rank = min(cuts[keep - 1], *a.shape)
-    if rank == a.shape[1]:
-        rows, rest, lost, certain = torch.eye(rank, dtype=x.dtype, device=x.device), a, 0.0, True
+    quick = _from_sketch(x, block, rank, cuts[keep:], norm2, gen) if inner else None
+    if quick is not None:
+        cores, rest, lost, certain = quick
     else:
-        part = split(a, max_rank=rank, norm2=norm2, side="right", rng=gen)
-        rows, rest, lost, certain = part.basis.mH, part.rest, part.discarded2, part.certain
-    cores = plain_train(block.to_chain(rows, x))
-    if inner:
-        weight = torch.linalg.qr(rest, mode="r").R
-        cores = inner_train(block.to_chain(weight @ rows, x), cuts[keep:])
-        done = project_rows(a, block.from_chain(contract_train(cores)), norm2)
-        rest, lost, certain = done.rest, done.lost2, done.certain
+        if rank == a.shape[1]:
+            rows, rest, lost, certain = torch.eye(rank, dtype=x.dtype, device=x.device), a, 0.0, True
+        else:
+            part = split(a, max_rank=rank, norm2=norm2, side="right", rng=gen)
+            rows, rest, lost, certain = part.basis.mH, part.rest, part.discarded2, part.certain
+        cores = plain_train(block.to_chain(rows, x))
+        if inner:
+            weight = torch.linalg.qr(rest, mode="r").R
+            cores = inner_train(block.to_chain(weight @ rows, x), cuts[keep:])
+            done = project_rows(a, block.from_chain(contract_train(cores)), norm2)
+            rest, lost, certain = done.rest, done.lost2, done.certain
     left = _rest_by_ranks(block.remainder(rest, x), cuts[: keep - 1], max(norm2 - lost, 0.0), gen)
     whole = [*left.cores, *cores]
     return Train(whole if block.right else flip(whole), lost + left.lost2, _both(lost, certain, left))
+
+
+def _from_sketch(
+    x: Tensor, block: Block, rank: int, cuts: Sequence[int], norm2: float, gen: torch.Generator
+) -> tuple[list[Tensor], Tensor, float, bool] | None:
+    """A block's train straight from a sketch, one projection on it, and a check; None where that is not good enough.
+
+    Returns:
+        cores of the block, what is left, the squared error, and whether that is certain.
+    """
+    a = block.matrix(x)
+    seen = sketched_range(a.mT, rank, norm2, gen)
+    if seen is None:
+        return None
+    cores = inner_train(block.to_chain(seen.weighted.mT, x), cuts)
+    done = project_rows(a, block.from_chain(contract_train(cores)), norm2)
+    if not seen.suffices(a.mT, done.rest.mT, done.lost2, gen):
+        return None
+    return cores, done.rest, done.lost2, done.certain
 
 
 def _both(lost: float, certain: bool, other: Train) -> bool:

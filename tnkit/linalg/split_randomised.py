@@ -33,7 +33,7 @@ from tnkit.linalg.tsqr import triangle
 from tnkit.registry import SPLIT_DRIVERS
 from tnkit.rng import normal
 
-__all__ = ["oversampling", "randomised_split", "try_randomised"]
+__all__ = ["SketchedRange", "oversampling", "randomised_split", "sketched_range", "try_randomised"]
 
 _SMALL = 384  # sides up to this are solved by eigenvalues, larger ones by subspace iteration
 _BUCKETS = 128  # buckets of the sketch for each unit of rank: it alone then costs about 1/256 of the error
@@ -163,18 +163,80 @@ def _gains(a: Tensor, state: _State, cut: Cut) -> bool:
         return False
     kept = state.s2[:r]
     weight = (kept / (kept - state.s2[-1]).clamp_min(0.05 * kept).clamp_min(1e-300)).sqrt()
-    scale = weight / kept.clamp_min(kept[0] * 1e-28 + 1e-300).sqrt()
-    g = normal((r, _PROBES), state.u, cut.gen)
-    rows = ((state.u[:, :r] * scale) @ g).mH.to(a.dtype) @ state.b
-    out = apply_rows(a, rows)
-    for _ in range(2):
-        out = out - state.q @ (state.q.mH @ out)
-    gain = energy(out) / _PROBES
+    gain = _gain(a, state.q, state.u[:, :r] * (weight / _safe_root(kept)), state.b, cut.gen)
     if gain <= 4 * residual_noise2(a.dtype, cut.norm2):
         return False
     if cut.tail2 is None or not state.fits:
         return gain > _GAIN * state.lost
     return r > 1 and gain > _GAIN * cut.tail2 and state.lost + float(state.s2[r - 1]) - 2 * gain <= cut.tail2
+
+
+def _safe_root(s2: Tensor) -> Tensor:
+    """Singular values to divide by."""
+    return s2.clamp_min(s2[0] * 1e-28 + 1e-300).sqrt()
+
+
+def _gain(a: Tensor, q: Tensor, mix: Tensor, b: Tensor, gen: torch.Generator) -> float:
+    """Energy of a @ bᴴ mix outside the basis q, estimated from random combinations; one read of `a`."""
+    g = normal((mix.shape[1], _PROBES), mix, gen)
+    out = apply_rows(a, (mix @ g).mH.to(a.dtype) @ b)
+    for _ in range(2):
+        out = out - q @ (q.mH @ out)
+    return energy(out) / _PROBES
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SketchedRange:
+    """Leading left directions of a wide matrix, seen in a sketch of it.
+
+    Attributes:
+        q: (m, k) orthonormal, k somewhat above the rank.
+        weighted: (m, r), the leading directions times their singular values.
+    """
+
+    q: Tensor
+    weighted: Tensor
+
+    def suffices(self, a: Tensor, b: Tensor, lost2: float, gen: torch.Generator) -> bool:
+        """Whether a power step would gain little: one read.
+
+        Args:
+            a: the matrix.
+            b: (r, n), coordinates of `a` in any orthonormal basis that was made from `weighted`.
+            lost2: what that basis discards.
+            gen: random numbers.
+        """
+        s2, u = torch.linalg.eigh(cross(b))
+        gain = _gain(a, self.q, (u / _safe_root(s2.flip(0).clamp_min(0)).flip(0)), b, gen)
+        return gain <= max(_GAIN * lost2, 4 * residual_noise2(a.dtype, float(s2.sum())))
+
+
+def sketched_range(a: Tensor, rank: int, norm2: float, gen: torch.Generator) -> SketchedRange | None:
+    """The range of a wide matrix from one read; None where a sketch would be too small to show it.
+
+    Args:
+        a: (m, n), any strides.
+        rank: how many directions are wanted.
+        norm2: ‖a‖².
+        gen: random numbers.
+
+    Example:
+        >>> a = torch.outer(torch.arange(4.0), torch.ones(40_000))
+        >>> found = sketched_range(a, 1, float(a.norm()) ** 2, torch.Generator().manual_seed(0))
+        >>> found is None or abs(float(found.weighted.norm()) - float(a.norm())) < 1e-2 * float(a.norm())
+        True
+    """
+    m, n = a.shape
+    columns = min(m, rank + oversampling(rank))
+    if n < 12 * m or columns > 0.5 * m:
+        return None
+    sketch = _Finder(a, Cut(rank, None, norm2, gen), columns).sketch
+    if sketch is None:
+        return None
+    q = _leading(sketch, columns, Cut(rank, None, norm2, gen))
+    s2, u = torch.linalg.eigh(cross(project(q, sketch)))
+    leading = u.flip(1)[:, :rank] * s2.flip(0)[:rank].clamp_min(0).sqrt()
+    return SketchedRange(q, q @ leading.to(q.dtype))
 
 
 def _rotate_(b: Tensor, u: Tensor) -> Tensor:
