@@ -1,4 +1,4 @@
-"""FactoredConv2d: exact at full rank for every option of the convolution."""
+"""FactoredConv: exact at full rank for every option of the convolution."""
 
 import copy
 from math import prod
@@ -8,9 +8,10 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils import flop_counter
 
 from tnkit.errors import OptionError, RankError
-from tnkit.nn import ChannelSVD, FactoredConv2d, LowRankLayer, Tucker2, calibrate, compress, compress_layer
+from tnkit.nn import ChannelSVD, FactoredConv, LowRankLayer, Tucker2, calibrate, compress, compress_layer
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same':UserWarning")
 
@@ -115,10 +116,13 @@ def test_full_rank_is_exact_with_a_singular_channel_gram_matrix() -> None:
 
 
 def test_the_stride_of_a_pointwise_kernel_goes_on_the_first_factor() -> None:
-    conv = nn.Conv2d(8, 8, 1, stride=2)
-    module = compress_layer(conv, Tucker2(rank=(2, 2))).module
-    assert [stage.spatial for stage in module.stages] == [True, False, False]
-    assert compress_layer(conv, ChannelSVD(rank=2)).module.stages[0].spatial
+    conv, x, sizes = nn.Conv2d(8, 8, 1, stride=2), torch.randn(1, 8, 6, 6), []
+    for spec in (Tucker2(rank=(2, 2), execution="factored"), ChannelSVD(rank=2, execution="factored")):
+        module = compress_layer(conv, spec).module
+        with flop_counter.FlopCounterMode(display=False) as counter:
+            module(x)
+        sizes.append(counter.get_total_flops())
+    assert sizes == [2 * 9 * (8 * 2 + 2 * 2 + 2 * 8), 2 * 9 * (8 * 2 + 2 * 6)]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -137,7 +141,7 @@ def test_copies_export_and_compile(spec: Tucker2 | ChannelSVD) -> None:
     module.execution = "factored"
     expected = module(x)
     assert torch.equal(copy.deepcopy(module)(x), expected)
-    fresh = FactoredConv2d.from_config(module.config(), torch.float32)
+    fresh = FactoredConv.from_config(module.config(), torch.float32)
     fresh.load_state_dict(module.state_dict())
     assert torch.equal(fresh(x), expected)
     assert torch.allclose(torch.export.export(module, (x,)).module()(x), expected, atol=1e-6)
@@ -160,5 +164,5 @@ def test_ranks_that_are_not_there() -> None:
         Tucker2(rank=(0, 2))
     with pytest.raises(RankError, match="positive"):
         Tucker2(rank=(3,))
-    with pytest.raises(OptionError, match="Tucker2, ChannelSVD"):
+    with pytest.raises(OptionError, match="ChannelSVD, .*Tucker2"):
         compress_layer(conv, LowRankLayer(rank=2))

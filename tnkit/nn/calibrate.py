@@ -32,12 +32,14 @@ class Seen:
         shape: of its first input; () if not known.
         dtype: of its first input.
         gradients: moments of the gradients of the model's outputs with respect to the layer's, or None.
+        table: how often each row is looked up, or None.
     """
 
     stats: InputStats | None
     shape: tuple[int, ...]
     dtype: torch.dtype
     gradients: InputStats | None = None
+    table: InputStats | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,8 +94,8 @@ class _Recorder:
         stats = None
         for piece in pieces:
             mask = self.mask if self.mask is None or self.mask.device == piece.device else self.mask.to(piece.device)
-            for rows in site.recipe.rows(site.layer, piece, mask):
-                one = InputStats.of(rows)
+            one = site.recipe.observe(site.layer, piece, mask)
+            if one is not None:
                 stats = one if stats is None else stats + one
         if stats is not None:
             self.events[key] = _Event(stats, [name], weakref.ref(x), version)

@@ -14,19 +14,20 @@ import torch
 from torch import Tensor, nn
 
 from tnkit.errors import OptionError
-from tnkit.formats import Budget, Format, as_budget
+from tnkit.formats import Budget, as_budget
 from tnkit.nn.batches import require_batches
 from tnkit.nn.build import build, layer_report
 from tnkit.nn.calibrate import Calibration, Seen, collect
 from tnkit.nn.choice import Choice, analysed, make_choice, require_fit, with_errors
 from tnkit.nn.layers.module import FactoredModule
-from tnkit.nn.layers.recipe import find_recipe, require_weight
+from tnkit.nn.layers.layer_type import require_weight
+from tnkit.nn.layers.recipe import find_recipe
 from tnkit.nn.measure import Before, EvalFn, score_of
 from tnkit.nn.plan import Allocation, Plan, require_sizes
 from tnkit.nn.report import LayerReport, ModelReport
 from tnkit.nn.scope import Item, Rules, Scope, find_scope
 from tnkit.nn.sensitivity import Site
-from tnkit.nn.specs import LayerSpec
+from tnkit.nn.specs import Fitted, LayerSpec
 from tnkit.nn.stats import InputStats
 from tnkit.nn.surgery import n_bytes, n_params, replaced, swap_
 from tnkit.tensorize import Tensorization
@@ -50,8 +51,8 @@ class LayerResult:
     """
 
     plan: Tensorization
-    format: Format
-    module: FactoredModule
+    format: Fitted
+    module: FactoredModule[Any]
     report: LayerReport
     spec: LayerSpec
 
@@ -89,8 +90,7 @@ def compress_layer(layer: nn.Module, spec: LayerSpec, gram: Tensor | InputStats 
             f"compress_layer: spec is {spec!r}. Give a layer specification such as tk.nn.LowRankLayer(rank=8)."
         )
     recipe = find_recipe(layer, spec)
-    require_weight(layer, type(layer).__name__)
-    resolved = recipe.resolve(layer, spec)
+    resolved = spec.resolved(require_weight(layer, type(layer).__name__).dtype)
     if resolved.is_free():
         raise OptionError(
             f"compress_layer: {spec!r} leaves the rank open. "
@@ -98,7 +98,12 @@ def compress_layer(layer: nn.Module, spec: LayerSpec, gram: Tensor | InputStats 
         )
     choice = make_choice(Item("", layer, recipe, resolved))
     stats = None if gram is None else require_fit(InputStats.from_gram(gram), choice)
-    choice = with_errors(choice, None if stats is None else Seen(stats, (), torch.float64))
+    if stats is None:
+        choice = with_errors(choice, None)
+    elif stats.counts_rows:
+        choice = with_errors(choice, Seen(None, (), torch.float64, table=stats))
+    else:
+        choice = with_errors(choice, Seen(stats, (), torch.float64))
     row = choice.fixed_row()
     assert row is not None
     built = build(choice, row)
@@ -158,7 +163,6 @@ def compress(
         >>> report.kept <= 0.5, type(model[0]).__name__, type(small[0]).__name__
         (True, 'Linear', 'FactoredLinear')
     """
-    budget = as_budget(target)
     budget = as_budget(target)
     scope = _checked_scope(model, budget, calib, rules, eval_fn, inplace, allocation)
     choices = tuple(make_choice(item) for item in scope.items)

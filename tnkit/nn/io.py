@@ -151,8 +151,8 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _empty_layer(name: str, what: dict[str, Any], tensors: dict[str, Tensor], base: nn.Module, path: Any) -> nn.Module:
-    recipes = [r for r in LAYERS.items().values() if r.module.kind == what["kind"]]
-    if not recipes:
+    kinds = [kind for kind in LAYERS.items().values() if kind.module.kind == what["kind"]]
+    if not kinds:
         raise FileFormatError(
             f"load: {path} holds a layer {name!r} of kind {what['kind']!r}, which this tnkit does not know."
         )
@@ -160,7 +160,7 @@ def _empty_layer(name: str, what: dict[str, Any], tensors: dict[str, Tensor], ba
         old = base.get_submodule(name)
     except AttributeError:
         old = None
-    if old is None or not isinstance(old, (recipes[0].dense, recipes[0].module)):
+    if old is None or not any(kind.fits(old) for kind in kinds):
         seen = "no such layer" if old is None else f"a {type(old).__name__} there"
         raise ShapeError(
             f"load: {path} holds a {what['kind']} for {name!r}, but this base {type(base).__name__} has {seen}. "
@@ -170,7 +170,7 @@ def _empty_layer(name: str, what: dict[str, Any], tensors: dict[str, Tensor], ba
     floats = [t for n, t in tensors.items() if n.rpartition(".")[0] == name and t.dtype.is_floating_point]
     dtype = floats[0].dtype if floats else torch.get_default_dtype()
     try:
-        made: nn.Module = recipes[0].module.from_config(what["config"], dtype)
+        made: nn.Module = kinds[0].module.from_config(what["config"], dtype)
     except (TypeError, ValueError, KeyError) as error:
         raise FileFormatError(
             f"load: the structure of {prefix or name!r} in {path} cannot be read ({error})."

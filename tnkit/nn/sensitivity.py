@@ -110,6 +110,6 @@ class Sensitivity:
     def _take(self, name: str, g: Tensor, mask: Tensor | None) -> None:
         site = self._sites[name]
         on_device = None if mask is None else mask.to(g.device)
-        one = InputStats.of(site.recipe.output_rows(site.layer, g, on_device))
+        one = InputStats.of(site.recipe.kind.output_rows(site.layer, g, on_device))
         if bool(torch.isfinite(one.gram).all()):
             self._found[name] = self._found[name] + one if name in self._found else one

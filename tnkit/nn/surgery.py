@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tnkit.errors import OptionError
 from tnkit.nn.layers.module import FactoredModule
-from tnkit.nn.layers.recipe import recipes_for
+from tnkit.nn.layers.layer_type import layer_type_of
 
 __all__ = ["carry_over", "materialize", "n_bytes", "n_params", "replaced", "restore_", "swap_"]
 
@@ -121,7 +121,9 @@ def _dense_layers(model: nn.Module) -> dict[str, nn.Module]:
     weights: dict[tuple[int, ...], nn.Module] = {}
     for name, layer in model.named_modules():
         if isinstance(layer, FactoredModule):
-            dense = recipes_for(layer)[0].restore(layer)
+            kind = layer_type_of(layer)
+            assert kind is not None
+            dense = kind.restore(layer)
             factors = tuple(id(p) for n, p in layer.named_parameters(recurse=False) if n != "bias")
             dense.weight = weights.setdefault(factors, dense).weight
             found[name] = dense
