@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tnkit.errors import DataError
-from tnkit.nn.attention import owners, projection_input
+from tnkit.nn.opening import opened, owners, projection_input
 from tnkit.nn.batches import attention_mask, evaluating, require_batches, run_batch
 from tnkit.nn.scope import Rules, find_scope
 from tnkit.nn.sensitivity import Sensitivity, Site
@@ -215,7 +215,8 @@ def calibrate(model: nn.Module, calib: Iterable[Any], rules: Rules | None = None
         >>> sorted(stats), stats["0"].count, stats["0"].gram[0, 0].tolist()
         (['0', '2'], 7, [5.0, 5.0, 5.0])
     """
-    scope = find_scope(model, rules)
-    sites = {item.name: Site(item.layer, item.recipe) for item in scope.items}
-    seen = collect(model, sites, calib).seen
+    with opened(model) as whole:
+        scope = find_scope(whole.model, rules)
+        sites = {item.name: Site(item.layer, item.recipe) for item in scope.items}
+        seen = collect(whole.model, sites, calib).seen
     return {name: what.stats for name, what in seen.items() if what.stats is not None}

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from tnkit.errors import DataError
-from tnkit.nn.attention import owners
+from tnkit.nn.opening import owners
 from tnkit.nn.batches import output_tensors, run_batch
 from tnkit.nn.layers.recipe import Recipe
 from tnkit.nn.stats import InputStats
