@@ -351,9 +351,11 @@ class TestRefusals:
 
     def test_a_layer_type_without_a_view(self) -> None:
         with pytest.raises(OptionError, match=r"Layer types with a view: .*Linear"):
+            compress_layer(nn.Bilinear(3, 3, 3), LowRankLayer(rank=1))
+        with pytest.raises(OptionError, match="LSTM.*several weights"):
             compress_layer(nn.LSTM(3, 3), LowRankLayer(rank=1))
-        with pytest.raises(OptionError, match="LSTM"):
-            compress(nn.Sequential(nn.LSTM(3, 3), nn.Linear(3, 3)), None, rules={"0": LowRankLayer(rank=1)})
+        with pytest.raises(OptionError, match="Bilinear"):
+            compress(nn.Sequential(nn.Bilinear(3, 3, 3), nn.Linear(3, 3)), None, rules={"0": LowRankLayer(rank=1)})
 
     def test_a_subclass_that_computes_in_its_own_way_stays_dense(self) -> None:
         class Scaled(nn.Linear):

@@ -142,7 +142,8 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         )
     try:
         structure = json.loads(metadata[KEY])
-        version, *_ = (structure[k] for k in ("version", "model", "layers", "opened", "aliases"))
+        version, *_ = (structure[k] for k in ("version", "model", "layers", "aliases"))
+        structure.setdefault("opened", [])
     except (ValueError, KeyError, TypeError) as error:
         raise FileFormatError(
             f"load: the structure in {path} cannot be read ({error}). Write it again with tk.nn.save."

@@ -13,6 +13,7 @@ from tnkit.errors import OptionError
 from tnkit.formats import Format
 from tnkit.nn.layers.layer_type import LayerType, layer_type_of, parameter, why_not
 from tnkit.nn.layers.module import FactoredModule
+from tnkit.nn.opening.base import opening_of
 from tnkit.nn.specs.base import LAYER_SPECS, LayerSpec
 from tnkit.nn.stats import InputStats, Metric
 from tnkit.nn.views import WeightView
@@ -93,4 +94,6 @@ def find_recipe(layer: nn.Module, spec: LayerSpec, name: str = "") -> Recipe:
         raise OptionError(f"{type(spec).__name__} does not apply to {who}. For that layer type use {known}, or None.")
     types = ", ".join(dict.fromkeys(other.dense.__name__ for other in LAYERS.items().values()))
     why = why_not(layer)
+    if opening_of(layer) is not None:
+        why = "it holds several weights; compress(model, …) opens it and compresses each of them"
     raise OptionError(f"{who} cannot be compressed{': ' + why if why else ''}. Layer types with a view: {types}.")

@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils import skip_init
 from torch.nn.utils.rnn import PackedSequence
 
 from tnkit.nn.forms.network import bucket
@@ -51,6 +50,7 @@ class _OpenRecurrent(nn.RNNBase):
         if hasattr(closed, "nonlinearity"):
             self.nonlinearity = closed.nonlinearity
         self._flat_weights_names: list[str] = []
+        self._flat_weight_refs = []
         self._all_weights: list[list[str]] = []
         self._faster: dict[tuple[Any, ...], bool] = {}
         for name, part in parts.items():
@@ -62,6 +62,14 @@ class _OpenRecurrent(nn.RNNBase):
         if found is not None and found[2] in self.__dict__.get("_modules", {}):
             return getattr(self._modules[found[2]], found[1])
         return super().__getattr__(name)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Plain: nothing is kept beside the parts."""
+        return self.__dict__.copy()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """The way back."""
+        nn.Module.__setstate__(self, state)
 
     def suffixes(self) -> Iterator[str]:
         """Of the matrices' names, layer by layer and forwards first."""
@@ -218,7 +226,7 @@ class RecurrentOpening(Opening):
             options["proj_size"] = layer.proj_size
         if layer.mode.startswith("RNN"):
             options["nonlinearity"] = layer.mode.removeprefix("RNN_").lower()
-        made = skip_init(self.dense, **options, device=first.device, dtype=first.dtype)
+        made = self.dense(**options, device="meta", dtype=first.dtype).to_empty(device=first.device)
         for names in made._all_weights:
             for name in names:
                 part = getattr(layer, name.partition("_")[2])
