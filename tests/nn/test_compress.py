@@ -352,7 +352,7 @@ class TestRefusals:
     def test_a_layer_type_without_a_view(self) -> None:
         with pytest.raises(OptionError, match=r"Layer types with a view: .*Linear"):
             compress_layer(nn.Bilinear(3, 3, 3), LowRankLayer(rank=1))
-        with pytest.raises(OptionError, match="LSTM.*several weights"):
+        with pytest.raises(OptionError, match=r"LSTM.*several weights"):
             compress_layer(nn.LSTM(3, 3), LowRankLayer(rank=1))
         with pytest.raises(OptionError, match="Bilinear"):
             compress(nn.Sequential(nn.Bilinear(3, 3, 3), nn.Linear(3, 3)), None, rules={"0": LowRankLayer(rank=1)})
@@ -408,7 +408,7 @@ class TestRefusals:
             compress(cnn(), 0.5, rules={"re:(": None})
         with pytest.raises(OptionError, match="LowRankLayer"):
             compress(cnn(), 0.5, rules={"0": 8})
-        with pytest.raises(OptionError, match="ChannelSVD, .*Tucker2"):
+        with pytest.raises(OptionError, match=r"ChannelSVD, .*Tucker2"):
             compress(cnn(), 0.5, rules={"0": LowRankLayer(rank=2)})
         with pytest.raises(RankError, match="not admissible"):
             compress(cnn(), 0.5, rules={"8": LowRankLayer(rank=11)})

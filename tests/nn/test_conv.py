@@ -164,5 +164,5 @@ def test_ranks_that_are_not_there() -> None:
         Tucker2(rank=(0, 2))
     with pytest.raises(RankError, match="positive"):
         Tucker2(rank=(3,))
-    with pytest.raises(OptionError, match="ChannelSVD, .*Tucker2"):
+    with pytest.raises(OptionError, match=r"ChannelSVD, .*Tucker2"):
         compress_layer(conv, LowRankLayer(rank=2))

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from tnkit.formats import LowRank
-from tnkit.nn import Budget, FactoredLinear, LowRankLayer, compress, compress_layer
+from tnkit.nn import FactoredLinear, LowRankLayer, compress, compress_layer
 
 
 def close(a: torch.Tensor, b: torch.Tensor, tol: float = 1e-4) -> bool:

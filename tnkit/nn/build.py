@@ -73,6 +73,8 @@ def with_twins(model: nn.Module, choice: Choice, module: FactoredModule[Any]) ->
 
 def _twin_bias(other: nn.Module, layer: nn.Module, module: FactoredModule[Any]) -> nn.Parameter | None:
     """The other layer's own bias, plus what the fit added to the first layer's."""
+    if not hasattr(other, "bias"):
+        return None
     own, old, new = (getattr(m, "bias", None) for m in (other, layer, module))
     added = None if new is None else new.detach() - (0 if old is None else old.detach())
     if isinstance(own, Tensor):

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from tnkit.errors import DataError
-from tnkit.nn.opening import opened, owners, projection_input
 from tnkit.nn.batches import attention_mask, evaluating, require_batches, run_batch
+from tnkit.nn.opening import opened, owners, projection_input
 from tnkit.nn.scope import Rules, find_scope
 from tnkit.nn.sensitivity import Sensitivity, Site
 from tnkit.nn.stats import InputStats

@@ -19,9 +19,9 @@ from tnkit.nn.batches import require_batches
 from tnkit.nn.build import build, layer_report
 from tnkit.nn.calibrate import Calibration, Seen, collect
 from tnkit.nn.choice import Choice, analysed, make_choice, require_fit, with_errors
-from tnkit.nn.layers.module import FactoredModule
 from tnkit.nn.hooks import carry_over
 from tnkit.nn.layers.layer_type import require_weight
+from tnkit.nn.layers.module import FactoredModule
 from tnkit.nn.layers.recipe import find_recipe
 from tnkit.nn.measure import Before, EvalFn, score_of
 from tnkit.nn.opening import opened

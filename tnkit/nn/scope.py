@@ -144,7 +144,9 @@ def _tied_together(
         strangers = [
             o
             for o in sharing
-            if o not in chosen or chosen[o][1] != spec or find_recipe(*chosen[o], o).view(chosen[o][0]) != recipe.view(layer)
+            if o not in chosen
+            or chosen[o][1] != spec
+            or find_recipe(*chosen[o], o).view(chosen[o][0]) != recipe.view(layer)
         ]
         if strangers:
             left[name] = f"its weight is tied to {', '.join(strangers)}, which stays as it is"

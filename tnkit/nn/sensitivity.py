@@ -19,12 +19,15 @@ import torch
 from torch import Tensor, nn
 
 from tnkit.errors import DataError
-from tnkit.nn.opening import owners
 from tnkit.nn.batches import output_tensors, run_batch
 from tnkit.nn.layers.recipe import Recipe
+from tnkit.nn.opening import owners
 from tnkit.nn.stats import InputStats
 
 __all__ = ["Sensitivity", "Site"]
+
+#: Layers with more outputs, such as the head of a language model, have no matrix of gradients: it would not fit.
+WIDEST = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +101,7 @@ class Sensitivity:
             for handle in handles:
                 handle.remove()
         for (name, _), g in zip(probes, gradients, strict=True):
-            if g is not None:
+            if g is not None and g.shape[-1] <= WIDEST:
                 self._take(name, g, mask)
 
     def _random_signs(self, t: Tensor, mask: Tensor | None) -> Tensor:

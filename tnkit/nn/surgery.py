@@ -16,6 +16,7 @@ from tnkit.nn.opening import closed, is_open
 
 __all__ = ["materialize", "n_bytes", "n_params", "replaced", "restore_", "swap_"]
 
+
 def n_params(*modules: nn.Module) -> int:
     """Numbers in the parameters of these modules; shared ones once."""
     return sum(p.numel() for p in _unique([p for m in modules for p in m.parameters()]))

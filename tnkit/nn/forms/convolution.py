@@ -1,4 +1,4 @@
-"""Convolution: stride, padding, padding mode, dilation, direction; of any number of spatial axes, or of some of them."""
+"""Convolution: stride, padding, dilation, direction and the rest, on any number of spatial axes, or on some of them."""
 
 from __future__ import annotations
 

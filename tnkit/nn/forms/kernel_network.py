@@ -106,9 +106,7 @@ class KernelNetworkForm(KernelForm):
         return first, last + self.groups * terms * left * right * prod(self.kernel)
 
 
-Stages: TypeAlias = tuple[
-    int, int, int, tuple[int, ...], tuple[int, ...], Steps, tuple[tuple[int, int], ...], int, int
-]
+Stages: TypeAlias = tuple[int, int, int, tuple[int, ...], tuple[int, ...], Steps, tuple[tuple[int, int], ...], int, int]
 
 
 @constant

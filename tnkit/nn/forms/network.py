@@ -131,9 +131,7 @@ def _sliced(node: Tensor, labels: tuple[str, ...], digit: dict[str, Tensor]) -> 
     return flat.index_select(0, position)
 
 
-def _with_input(
-    topology: Topology, shapes: Shapes, n_rows: int, rows: int
-) -> tuple[Topology, Shapes]:
+def _with_input(topology: Topology, shapes: Shapes, n_rows: int, rows: int) -> tuple[Topology, Shapes]:
     columns = topology.output[n_rows:]
     wide = Topology((*topology.inputs, (BATCH, *columns)), (BATCH, *topology.output[:n_rows]))
     sizes = topology.sizes(shapes)

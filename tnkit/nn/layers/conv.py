@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
+from dataclasses import replace
 from math import prod
 from typing import Any, ClassVar
 
@@ -77,9 +78,8 @@ class FactoredConv(FactoredModule[KernelForm]):
         return self._resized(input, output_size).forward(input)
 
     def _resized(self, x: Tensor, output_size: list[int]) -> FactoredConv:
-        d, least = len(self.kernel_size), self.how.along(tuple(range(d)))
-        plain = Convolution(least.kernel, least.stride, least.padding, least.dilation, "zeros", True, (0,) * d)
-        sizes = plain.out_size(tuple(x.shape[-d:]))
+        d = len(self.kernel_size)
+        sizes = replace(self.how, output_padding=(0,) * d).out_size(tuple(x.shape[-d:]))
         extra = tuple(int(n) - m for n, m in zip(output_size[-d:], sizes, strict=True))
         if not self.transposed or any(e < 0 or e >= s for e, s in zip(extra, self.stride, strict=True)):
             raise ValueError(f"requested an output size of {output_size}, but sizes from {list(sizes)} are possible")
@@ -202,7 +202,7 @@ class ConvType(LayerType):
         )
 
     def restore(self, module: FactoredConv) -> nn.Module:
-        """torch's convolution with the materialised kernel."""
+        """Torch's convolution with the materialised kernel."""
         weight, how = module.weight, module.how
         options: dict[str, Any] = {
             "stride": how.stride,

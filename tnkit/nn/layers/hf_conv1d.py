@@ -83,7 +83,7 @@ class Conv1DType(LinearType):
         return FactoredConv1D(form, bias=False, execution=execution, dtype=dtype_of(layer))
 
     def restore(self, module: FactoredLinear) -> nn.Module:
-        """transformers' layer again; nn.Linear in a process that has not imported transformers."""
+        """Transformers' layer again; nn.Linear in a process that has not imported transformers."""
         original = getattr(sys.modules.get(HOME), "Conv1D", None)
         if original is None or module.bias is None:
             return super().restore(_as_linear(module))

@@ -194,5 +194,3 @@ def dtype_of(layer: nn.Module) -> torch.dtype:
     weight = layer.weight
     assert isinstance(weight, Tensor)
     return weight.dtype
-
-

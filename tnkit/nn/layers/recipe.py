@@ -65,9 +65,7 @@ class Recipe:
         return module
 
 
-def _centred_bias(
-    view: WeightView, weight: Tensor, fitted: Format, spec: LayerSpec, metric: Metric
-) -> Tensor | None:
+def _centred_bias(view: WeightView, weight: Tensor, fitted: Format, spec: LayerSpec, metric: Metric) -> Tensor | None:
     """(W − Ŵ) μ: with the centred Gram matrix the truncated layer keeps the mean output."""
     stats = metric.inputs
     if not (getattr(spec, "centred", False) and stats is not None and stats.count):

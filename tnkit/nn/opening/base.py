@@ -39,7 +39,9 @@ class Opening(abc.ABC):
             isinstance(layer, self.dense)
             and not isinstance(layer, self.open)
             and type(layer).forward is self.dense.forward
-            and all("weight" not in n or isinstance(p, nn.Parameter) for n, p in layer._parameters.items() if p is not None)
+            and all(
+                "weight" not in n or isinstance(p, nn.Parameter) for n, p in layer._parameters.items() if p is not None
+            )
         )
 
     @abc.abstractmethod
@@ -60,7 +62,9 @@ def part_of(whole: nn.Parameter, start: int, stop: int, memo: Memo) -> nn.Parame
     """Rows of a parameter as a parameter that shares its memory."""
     key = (id(whole), start)
     if key not in memo:
-        memo[key] = whole if stop - start == len(whole) else nn.Parameter(whole.detach()[start:stop], whole.requires_grad)
+        memo[key] = (
+            whole if stop - start == len(whole) else nn.Parameter(whole.detach()[start:stop], whole.requires_grad)
+        )
     return memo[key]
 
 

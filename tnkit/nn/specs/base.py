@@ -182,5 +182,3 @@ class LayerSpec(abc.ABC):
         given = [f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if getattr(self, f.name) != f.default]
         order = sorted(given, key=lambda text: not text.startswith("rank"))
         return f"{type(self).__name__}({', '.join(order)})"
-
-

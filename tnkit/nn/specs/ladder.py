@@ -152,5 +152,3 @@ def _grouped(plan: Tensorization, groups: int) -> Tensorization:
         else:
             wide = {"pad": wide.pad, "reshape": wide.reshape}[kind]((groups, *to))
     return wide
-
-

@@ -70,7 +70,9 @@ class NetworkLayer(LadderSpec):
             plan = self._split(plan, spec)
         layout = spec.layout(plan.out_shape)
         if any(c is not None for c in layout.topology.constants):
-            raise OptionError(f"NetworkLayer({layout.name!r}) holds constants. Use a format whose nodes are parameters.")
+            raise OptionError(
+                f"NetworkLayer({layout.name!r}) holds constants. Use a format whose nodes are parameters."
+            )
         return Structure(spec, plan, layout)
 
     def _split(self, plan: Tensorization, spec: FormatSpec) -> Tensorization:
@@ -135,9 +137,7 @@ class NetworkLayer(LadderSpec):
         (o, i), equation = view.shape[:2], spelled(structure.layout.topology)
         return KernelNetworkForm(view.groups, o, i, view.kernel, equation, shapes, moves)
 
-    def _matrix_form(
-        self, view: WeightView, structure: Structure, shapes: tuple[tuple[int, ...], ...]
-    ) -> NetworkForm:
+    def _matrix_form(self, view: WeightView, structure: Structure, shapes: tuple[tuple[int, ...], ...]) -> NetworkForm:
         m, n = view.shape
         topology, layout = structure.layout.topology, structure.layout
         if layout.name not in MATRICES and self.order == "interleaved":
