@@ -245,7 +245,8 @@ def _calibrated(
     sites: dict[str, Site] = {}
     for choice in choices:
         for name in (choice.item.name, *choice.item.tied):
-            sites[name] = Site(model.get_submodule(name), choice.item.recipe, choice.item.spec.whiten)
+            layer, spec = model.get_submodule(name), choice.item.spec
+            sites[name] = Site(layer, find_recipe(layer, spec, name), spec.whiten)
     return collect(model, sites, calib, "compress", gradient_batches=gradients)
 
 

@@ -71,13 +71,13 @@ def fit_in_metric(fitted: Fitted, blocks: Tensor, metric: Metric, *, max_steps: 
     def step() -> Tensor:
         optimizer.zero_grad()
         value = loss()
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         return value
 
     with torch.no_grad():
         before = float(loss())
     with torch.enable_grad():
-        optimizer.step(step)  # type: ignore[arg-type]
+        optimizer.step(step)
     with torch.no_grad():
         after = float(loss())
     if not after < before:
@@ -101,4 +101,5 @@ def _root(gram: Tensor, like: Tensor) -> Tensor:
         return (g.clamp_min(0) + UNSEEN * g.mean()).sqrt()
     energy, vectors = torch.linalg.eigh(g)
     floor = UNSEEN * float(energy.clamp_min(0).mean())
-    return (vectors * (energy.clamp_min(0) + floor).sqrt()) @ vectors.mT
+    root: Tensor = (vectors * (energy.clamp_min(0) + floor).sqrt()) @ vectors.mT
+    return root

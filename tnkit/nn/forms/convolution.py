@@ -76,10 +76,10 @@ class Convolution:
         d = len(self.kernel)
         if self.transposed:
             turned = weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
-            options = (self.stride, self.padding, self.output_padding, groups, self.dilation)
-            return TRANSPOSED[d](x, turned, bias, *options)
+            assert not isinstance(self.padding, str)  # torch has no such transposed convolution
+            return TRANSPOSED[d](x, turned, bias, self.stride, self.padding, self.output_padding, groups, self.dilation)
         if self.padding_mode == "zeros":
-            return FORWARD[d](x, weight, bias, self.stride, self.padding, self.dilation, groups)  # type: ignore[arg-type]
+            return FORWARD[d](x, weight, bias, self.stride, self.padding, self.dilation, groups)
         return FORWARD[d](self.padded(x), weight, bias, self.stride, 0, self.dilation, groups)
 
     def pads(self) -> list[int]:
@@ -103,7 +103,8 @@ class Convolution:
             return F.pad(x, pads)
         lead = x.shape[: -len(self.kernel)]  # F.pad takes other modes for batched input only
         flat = x.reshape(-1, 1, *x.shape[-len(self.kernel) :])
-        return F.pad(flat, pads, mode=self.padding_mode).unflatten(0, lead).squeeze(len(lead))
+        wide = F.pad(flat, pads, mode=self.padding_mode)
+        return wide.reshape(*lead, *wide.shape[2:])
 
     def out_size(self, sizes: tuple[int, ...]) -> tuple[int, ...]:
         """The spatial sizes of the output."""
@@ -139,7 +140,10 @@ class Convolution:
         d = len(self.kernel)
         sizes = tuple((n - 1) * s + 1 for n, s in zip(x.shape[2:], self.stride, strict=True))
         wide = x.new_zeros(*x.shape[:2], *sizes)
-        wide[(..., *(slice(None, None, s) for s in self.stride))] = x
+        spread = wide
+        for axis, step in enumerate(self.stride):
+            spread = spread.unfold(2 + axis, 1, step).squeeze(-1)
+        spread.copy_(x)
         assert not isinstance(self.padding, str)
         around: list[int] = []
         for axis in reversed(range(d)):

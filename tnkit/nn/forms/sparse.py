@@ -48,7 +48,8 @@ class SparseForm(MatrixForm):
     def sparse(self, t: Factors) -> Tensor:
         """S as a dense matrix."""
         flat = t["values"].new_zeros(self.m * self.n)
-        return flat.index_put((t["positions"],), t["values"]).reshape(self.m, self.n)
+        whole: Tensor = flat.index_put((t["positions"],), t["values"])
+        return whole.reshape(self.m, self.n)
 
     def dense(self, t: Factors) -> Tensor:
         """The sum."""
@@ -64,7 +65,8 @@ class SparseForm(MatrixForm):
         at = torch.stack([t["positions"] // self.n, t["positions"] % self.n])
         s = torch.sparse_coo_tensor(at, t["values"], (self.m, self.n), check_invariants=False)
         rows = torch.sparse.mm(s, x.reshape(-1, self.n).mT).mT
-        return low + rows.reshape(low.shape)
+        y: Tensor = low + rows.reshape(low.shape)
+        return y
 
 
 FORMS.register(SparseForm.kind, SparseForm)

@@ -50,7 +50,7 @@ class Tucker2Form(KernelForm):
         core = t["core"].unflatten(0, (g, -1)).flatten(3)
         core = torch.einsum("gack,gci->gaik", core, t["first"].reshape(g, self.r_in, self.ins))
         whole = torch.einsum("goa,gaik->goik", t["last"].reshape(g, self.outs, self.r_out), core)
-        return whole.unflatten(3, self.kernel)
+        return whole.reshape(g, self.outs, self.ins, *self.kernel)
 
     def convolve(self, t: Factors, x: Tensor, how: Convolution) -> Tensor:
         """Stage by stage."""

@@ -109,9 +109,7 @@ class FactoredEmbeddingBag(FactoredEmbedding):
         super().__init__(form, padding_idx=padding_idx, execution=execution, dtype=dtype)
         self.mode, self.include_last_offset = mode, include_last_offset
 
-    def forward(  # type: ignore[override]
-        self, input: Tensor, offsets: Tensor | None = None, per_sample_weights: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, input: Tensor, offsets: Tensor | None = None, per_sample_weights: Tensor | None = None) -> Tensor:
         """The bags; only the rows that are looked up are made, but for compiled code, which has the whole table."""
         ids, skip = input, self.padding_idx
         if self.execution == "materialized" or is_traced(input):
@@ -140,7 +138,7 @@ class EmbeddingType(LayerType):
     """nn.Embedding and what computes as it does."""
 
     name = "embedding"
-    dense = nn.Embedding
+    dense: ClassVar[type[nn.Module]] = nn.Embedding
     module = FactoredEmbedding
     readings = ("matrix",)
 

@@ -95,7 +95,9 @@ class FactoredModule(nn.Module, abc.ABC, Generic[F]):
     def from_config(cls, config: dict[str, Any], dtype: torch.dtype) -> Self:
         """A module of that structure whose parameters hold zeros."""
         values = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items() if k != "form"}
-        return cls(form_from_config(config["form"]), dtype=dtype, **values)
+        make: Any = cls  # whose constructor takes its face
+        made: Self = make(form_from_config(config["form"]), dtype=dtype, **values)
+        return made
 
     @abc.abstractmethod
     def sample_size(self, x: Tensor) -> tuple[int, ...]:

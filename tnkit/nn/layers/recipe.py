@@ -10,11 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from tnkit.errors import OptionError
-from tnkit.formats import Format
 from tnkit.nn.layers.layer_type import LayerType, layer_type_of, parameter, why_not
 from tnkit.nn.layers.module import FactoredModule
 from tnkit.nn.opening.base import opening_of
-from tnkit.nn.specs.base import LAYER_SPECS, LayerSpec
+from tnkit.nn.specs.base import LAYER_SPECS, Fitted, LayerSpec
 from tnkit.nn.stats import InputStats, Metric
 from tnkit.nn.views import WeightView
 from tnkit.registry import LAYERS
@@ -46,7 +45,7 @@ class Recipe:
         """What calibration keeps of an input."""
         return self.kind.observe(layer, self.reading, x, mask)
 
-    def build(self, layer: nn.Module, spec: LayerSpec, fitted: Format, metric: Metric) -> FactoredModule[Any]:
+    def build(self, layer: nn.Module, spec: LayerSpec, fitted: Fitted, metric: Metric) -> FactoredModule[Any]:
         """The module for a fitted format; `layer` is not changed and shares nothing with it."""
         view, weight, bias = self.view(layer), layer.weight, getattr(layer, "bias", None)
         assert isinstance(weight, Tensor)
@@ -65,7 +64,7 @@ class Recipe:
         return module
 
 
-def _centred_bias(view: WeightView, weight: Tensor, fitted: Format, spec: LayerSpec, metric: Metric) -> Tensor | None:
+def _centred_bias(view: WeightView, weight: Tensor, fitted: Fitted, spec: LayerSpec, metric: Metric) -> Tensor | None:
     """(W − Ŵ) μ: with the centred Gram matrix the truncated layer keeps the mean output."""
     stats = metric.inputs
     if not (getattr(spec, "centred", False) and stats is not None and stats.count):

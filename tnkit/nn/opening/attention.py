@@ -130,7 +130,7 @@ class OpenAttention(nn.MultiheadAttention):
         return first, second, first if v is q else second if v is k else turned(v)
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
+        return x.reshape(*x.shape[:-1], self.num_heads, self.head_dim).transpose(1, 2)
 
     def _mask(self, attn: Tensor | None, padding: Tensor | None, q: Tensor, extra: int) -> Tensor | None:
         """Both masks as one that is added to the scores, (batch or 1, heads or 1, steps or 1, keys)."""
@@ -182,7 +182,7 @@ class AttentionOpening(Opening):
             "vdim": layer.vdim,
             "batch_first": layer.batch_first,
         }
-        made = skip_init(
+        made: nn.MultiheadAttention = skip_init(
             nn.MultiheadAttention, layer.embed_dim, layer.num_heads, **options, device=weight.device, dtype=weight.dtype
         )
         for name in ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight", "in_proj_bias"):

@@ -79,7 +79,7 @@ class _OpenRecurrent(nn.RNNBase):
                 yield f"l{layer}_reverse"
 
     @property
-    def _flat_weights(self) -> list[Tensor]:
+    def _flat_weights(self) -> list[Any]:
         """Every weight and bias in torch's order, dense."""
         flat: list[Tensor] = []
         for suffix in self.suffixes():
@@ -214,7 +214,7 @@ class RecurrentOpening(Opening):
                 kind, _, rest = name.partition("_")
                 if kind == "weight":
                     parts[rest] = dense_linear(getattr(layer, name), getattr(layer, f"bias_{rest}", None))
-        made: nn.Module = self.open(layer, parts)  # type: ignore[call-arg,arg-type]
+        made: nn.Module = self.open(layer, parts)
         return made
 
     def closed(self, layer: _OpenRecurrent) -> nn.Module:
@@ -226,12 +226,13 @@ class RecurrentOpening(Opening):
             options["proj_size"] = layer.proj_size
         if layer.mode.startswith("RNN"):
             options["nonlinearity"] = layer.mode.removeprefix("RNN_").lower()
-        made = self.dense(**options, device="meta", dtype=first.dtype).to_empty(device=first.device)
+        made: Any = self.dense(**options, device="meta", dtype=first.dtype).to_empty(device=first.device)
         for names in made._all_weights:
             for name in names:
                 part = getattr(layer, name.partition("_")[2])
                 setattr(made, name, detached(getattr(layer, name), part))
-        return made
+        closed: nn.Module = made
+        return closed
 
 
 OPENINGS.register("lstm", RecurrentOpening(nn.LSTM, OpenLSTM))

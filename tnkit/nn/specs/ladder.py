@@ -139,7 +139,8 @@ def _stacked(nodes: tuple[Tensor, ...]) -> Tensor:
     sizes = [max(n) for n in zip(*(node.shape for node in nodes), strict=True)]
     whole = nodes[0].new_zeros(len(nodes), *sizes)
     for k, node in enumerate(nodes):
-        whole[(k, *(slice(0, n) for n in node.shape))] = node
+        room = [x for n, m in zip(reversed(sizes), reversed(node.shape), strict=True) for x in (0, n - m)]
+        whole[k] = torch.nn.functional.pad(node, room)
     return whole
 
 
