@@ -66,8 +66,8 @@ class MatrixForm(Form):
         """W, (m, n)."""
 
     @abc.abstractmethod
-    def apply(self, t: Factors, x: Tensor) -> Tensor:
-        """W x for x of shape (…, n): (…, m)."""
+    def apply(self, t: Factors, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """W x + b for x of shape (…, n): (…, m)."""
 
     def pick(self, t: Factors, ids: Tensor) -> Tensor:
         """The rows of W at integer positions of any shape: (*ids, n)."""

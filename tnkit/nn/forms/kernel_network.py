@@ -95,15 +95,15 @@ class KernelNetworkForm(KernelForm):
         x = how(x, core.reshape(g * terms * left, right, *self.kernel), g * terms)
         return pointwise(x, nodes[outer].permute(last_axes).reshape(g * self.outs, -1, *ones), g)
 
-    def core_macs(self) -> tuple[int, int] | None:
-        """Multiplications of the 1×1 at each input position and of the rest at each output position, if in stages."""
+    def core_macs(self) -> tuple[int, int, int] | None:
+        """Multiplications of the three stages at each of their positions, if it has stages."""
         stages = None if self.moves else _stages(self.equation, self.shapes)
         if stages is None:
             return None
         _, _, terms, _, _, _, _, left, right = stages
         first = self.groups * terms * right * self.ins
         last = self.groups * terms * left * self.outs
-        return first, last + self.groups * terms * left * right * prod(self.kernel)
+        return first, self.groups * terms * left * right * prod(self.kernel), last
 
 
 Stages: TypeAlias = tuple[int, int, int, tuple[int, ...], tuple[int, ...], Steps, tuple[tuple[int, int], ...], int, int]

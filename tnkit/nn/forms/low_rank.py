@@ -77,16 +77,17 @@ class LowRankForm(MatrixForm):
             return torch.cat([left, left @ right], dim=1).index_select(1, t["order"].argsort())
         return left @ right
 
-    def apply(self, t: Factors, x: Tensor) -> Tensor:
+    def apply(self, t: Factors, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """r(m + n) or r(m + n − r) multiplications for each row."""
         left, right = t["left"], t["right"]
         if self.pivots == "rows":
             z = F.linear(x, right)
-            return torch.cat([z, F.linear(z, left)], dim=-1).index_select(-1, t["order"])
+            y = torch.cat([z, F.linear(z, left)], dim=-1).index_select(-1, t["order"])
+            return y if bias is None else y + bias
         if self.pivots == "columns":
             pivots, others = x.index_select(-1, t["order"]).split([self.rank, self.n - self.rank], dim=-1)
-            return F.linear(pivots + F.linear(others, right), left)
-        return F.linear(F.linear(x, right), left)
+            return F.linear(pivots + F.linear(others, right), left, bias)
+        return F.linear(F.linear(x, right), left, bias)
 
     def pick(self, t: Factors, ids: Tensor) -> Tensor:
         """Rows of B, times A."""

@@ -83,7 +83,7 @@ class NetworkForm(MatrixForm):
         rows = prod(self.modes[: self.n_rows])
         return wide.reshape(rows, -1)[: self.m, : self.n]
 
-    def apply(self, t: Factors, x: Tensor) -> Tensor:
+    def apply(self, t: Factors, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """The network with the input as one more node."""
         lead, columns = x.shape[:-1], self.modes[self.n_rows :]
         spare = prod(columns) - self.n
@@ -91,7 +91,7 @@ class NetworkForm(MatrixForm):
         rows = TRACED_ROWS if is_traced(x) else bucket(flat.shape[0])
         y = run_steps(_apply_steps(self.equation, self.shapes, self.n_rows, rows), [*self.nodes(t), flat])
         y = y.reshape(-1, prod(self.modes[: self.n_rows]))[:, : self.m]
-        return y.reshape(*lead, self.m)
+        return (y if bias is None else y + bias).reshape(*lead, self.m)
 
     def pick(self, t: Factors, ids: Tensor) -> Tensor:
         """The network with its row labels fixed, one choice for each id."""

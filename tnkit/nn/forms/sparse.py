@@ -55,9 +55,9 @@ class SparseForm(MatrixForm):
         """The sum."""
         return t["left"] @ t["right"] + self.sparse(t)
 
-    def apply(self, t: Factors, x: Tensor) -> Tensor:
+    def apply(self, t: Factors, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """Two products and a sparse one; while torch traces, S is made dense."""
-        low = F.linear(F.linear(x, t["right"]), t["left"])
+        low = F.linear(F.linear(x, t["right"]), t["left"], bias)
         if torch.compiler.is_compiling() or torch.jit.is_tracing() or x.dtype not in (torch.float32, torch.float64):
             return low + F.linear(x, self.sparse(t))
         if type(x) not in (Tensor, torch.nn.Parameter):

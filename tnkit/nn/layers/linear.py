@@ -58,8 +58,7 @@ class FactoredLinear(FactoredModule[MatrixForm]):
 
     def forward_factored(self, x: Tensor) -> Tensor:
         """By the factors."""
-        y = self.form.apply(self.factors(), x)
-        return y if self.bias is None else y + self.bias
+        return self.form.apply(self.factors(), x, self.bias)
 
     def forward_materialized(self, x: Tensor) -> Tensor:
         """By the dense weight."""

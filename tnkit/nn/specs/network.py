@@ -117,8 +117,8 @@ class NetworkLayer(LadderSpec):
             return 0, macs_of(form.equation, form.shapes, form.n_rows)
         staged = self._kernel_form(view, structure, shapes).core_macs()
         whole = view.groups * prod(view.shape)
-        first, rest = (0, whole) if staged is None else staged
-        return (first + rest, 0) if view.transposed else (first, rest)
+        first, core, last = (0, whole, 0) if staged is None else staged
+        return (first + core, last) if view.transposed else (first, core + last)
 
     def form(self, view: WeightView, fitted: Fitted) -> tuple[Form, Mapping[str, Tensor]]:
         """A network of the nodes; of interleaved ones the modes are split again."""
