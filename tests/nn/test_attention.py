@@ -157,6 +157,28 @@ def test_exact_at_full_rank_and_closed_where_nothing_changed() -> None:
     assert torch.allclose(small(x, x, x)[0], layer(x, x, x)[0], atol=1e-9)
 
 
+def test_layers_with_one_packed_weight_still_share_it() -> None:
+    model = nn.ModuleList([attention(), attention()])
+    model[1].in_proj_weight = model[0].in_proj_weight
+    small, report = compress(model, Budget(params=0.6))
+    assert small[0].q_proj.left is small[1].q_proj.left
+    assert report.params_before == sum(p.numel() for p in model.parameters())
+    assert report.params_after == sum(p.numel() for p in small.parameters())
+
+
+def test_a_failure_leaves_the_model_closed() -> None:
+    model = nn.ModuleDict({"attn": attention()})
+    layer = model["attn"]
+
+    def batches() -> object:
+        raise KeyboardInterrupt
+        yield
+
+    with pytest.raises(KeyboardInterrupt):
+        compress(model, Budget(params=0.5), calib=batches())
+    assert model["attn"] is layer
+
+
 def test_query_key_and_value_share_one_gram_matrix() -> None:
     from tnkit.nn import calibrate
 

@@ -132,3 +132,5 @@ def test_copies_save_load_and_export(tmp_path: object) -> None:
     fresh = copy.deepcopy(small)
     fresh.load_state_dict(small.state_dict())
     assert same(torch.export.export(small.eval(), (x,)).module()(x), want)
+    with torch._dynamo.config.patch(allow_rnn=True):  # without it, torch compiles no recurrent layer
+        assert same(torch.compile(small, fullgraph=True, backend="eager")(x), want)

@@ -40,7 +40,8 @@ def build(choice: Choice, row: int) -> Built:
     """The format at one row of the grid, and the module made of it."""
     item = choice.item
     rank = tuple(int(r) for r in choice.grid.ranks[row])
-    fitted = item.spec.fit(choice.view, choice.weight, rank, choice.metric)
+    known = choice.fits.get(row)
+    fitted = item.spec.fit(choice.view, choice.weight, rank, choice.metric) if known is None else known
     module = item.recipe.build(item.layer, item.spec, fitted, choice.metric)
     return Built(row, _as_weight(fitted, choice.view.plan), module)
 

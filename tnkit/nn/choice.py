@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch import Tensor
 from tnkit.errors import BudgetError, ShapeError
 from tnkit.nn.calibrate import Calibration, Seen
 from tnkit.nn.scope import Item
-from tnkit.nn.specs import Floats, Ints, RankGrid
+from tnkit.nn.specs import Fitted, Floats, Ints, RankGrid
 from tnkit.nn.stats import InputStats, Metric
 from tnkit.nn.surgery import n_params
 from tnkit.nn.views import WeightView
@@ -32,6 +33,7 @@ class Choice:
         metric: in which the fit is best.
         error: (K,) squared error of each rank as a share of `energy`; empty until `with_errors`.
         energy: of the whole layer in the metric.
+        fits: those that are made already, by row of the grid.
     """
 
     item: Item
@@ -43,6 +45,7 @@ class Choice:
     metric: Metric
     error: Floats
     energy: float
+    fits: Mapping[int, Fitted] = field(default_factory=dict)
 
     @property
     def who(self) -> str:
@@ -170,9 +173,9 @@ def with_errors(choice: Choice, seen: Seen | None) -> Choice:
     rows = None if gradients is None else gradients.shrunk_mean()
     table = None if seen is None or seen.table is None or not spec.whiten else seen.table.gram
     metric = Metric(None if seen is None else spec.inputs(seen.stats), rows, table)
-    error, energy = spec.errors(view, choice.weight, metric)
+    error, energy, fits = spec.trials(view, choice.weight, metric)
     relative = error / energy if energy > 0 else np.zeros_like(error)
-    return replace(choice, seen=seen, metric=metric, error=relative, energy=energy)
+    return replace(choice, seen=seen, metric=metric, error=relative, energy=energy, fits=fits)
 
 
 def require_fit(stats: InputStats, choice: Choice) -> InputStats:

@@ -152,6 +152,10 @@ class LayerSpec(abc.ABC):
     def errors(self, view: WeightView, weight: Tensor, metric: Metric) -> tuple[Floats, float]:
         """(K,) squared error of each rank of the grid, and the energy they are relative to, in the metric."""
 
+    def trials(self, view: WeightView, weight: Tensor, metric: Metric) -> tuple[Floats, float, dict[int, Fitted]]:
+        """What `errors` gives, and the fits that were made on the way and may be wanted, by row of the grid."""
+        return *self.errors(view, weight, metric), {}
+
     @abc.abstractmethod
     def fit(self, view: WeightView, weight: Tensor, rank: tuple[int, ...], metric: Metric) -> Fitted:
         """The format at `rank`; float64."""
