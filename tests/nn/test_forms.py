@@ -29,12 +29,11 @@ from tnkit.nn import (
     SpatialSVD,
     Tucker2,
     compress_layer,
-    load,
     materialize,
-    save,
 )
 from tnkit.nn.forms import FORMS
 from tnkit.nn.specs import LAYER_SPECS
+from tnkit.testing import check_layer
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same':UserWarning")
 
@@ -264,25 +263,9 @@ SMALL: dict[str, tuple[nn.Module, LayerSpec, tuple[torch.Tensor, ...]]] = {
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_copies_files_export_and_compile(name: str, tmp_path: object) -> None:
+def test_the_contract_of_layers(name: str) -> None:
     layer, spec, args = SMALL[name]
-    module = compress_layer(layer, replace(spec, execution="factored")).module.eval()
-    want = module(*args)
-    assert torch.equal(copy.deepcopy(module)(*args), want)
-    fresh = type(module).from_config(module.config(), torch.float32)
-    assert fresh.config() == module.config()
-    fresh.load_state_dict(module.state_dict())
-    assert torch.equal(fresh(*args), want)
-    model = nn.Sequential(module)
-    again = load(save(model, f"{tmp_path}/m.safetensors"), base=nn.Sequential(layer))
-    assert torch.equal(again[0](*args), want)
-    assert torch.allclose(torch.export.export(module, args).module()(*args), want, atol=1e-5)
-    torch.compiler.reset()
-    compiled = torch.compile(module, fullgraph=True, backend="eager")
-    assert torch.allclose(compiled(*args), want, atol=1e-5)
-    module(*args).square().sum().backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in module.parameters())
-    assert module.form.kind in repr(module)
+    check_layer(layer.eval(), spec, *args)
 
 
 def test_every_form_and_every_specification_is_tried_here() -> None:
