@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tnkit.api import decompose
+from tnkit.decompose import RingALS
 from tnkit.formats import FormatSpec, Layout, Network, Tensorized, resolve_ranks
 from tnkit.formats.ranks import ranks_within
 from tnkit.network import Topology
@@ -25,6 +26,8 @@ __all__ = ["LadderSpec", "Structure"]
 
 #: Rungs of a ladder of ranks, where fits are closed forms and where they iterate.
 RUNGS, FEW_RUNGS = 12, 6
+#: Entries above which a ring starts at random.
+LARGE = 2**18
 DIRECT = ("tt", "ttm", "tucker", "ht", "lowrank", "btt", "monarch", "kron")
 
 
@@ -57,10 +60,12 @@ class LadderSpec(LayerSpec):
     Attributes:
         rank: an int for every bond, a tuple, or a mapping by bond; None leaves it to keep, max_error or the budget.
         method: of `tk.decompose`.
+        time_limit_s: after which a fit that iterates takes its best so far; None for no limit.
     """
 
     rank: int | tuple[int, ...] | Mapping[str, int] | None = field(default=None, kw_only=True)
     method: Any = field(default="auto", kw_only=True)
+    time_limit_s: float | None = field(default=30.0, kw_only=True)
 
     n_ranks: ClassVar[int] = 0
 
@@ -134,7 +139,12 @@ class LadderSpec(LayerSpec):
         parts = []
         for block in blocks:
             x = structure.plan.apply(block)
-            parts.append(decompose(x, structure.spec, rank=rank, method=self.method, rng=0).tensor)
+            limit = None if self.time_limit_s is None else self.time_limit_s / len(blocks)
+            method = self.method
+            if method == "auto" and structure.layout.name == "tr" and x.numel() > LARGE:
+                method = RingALS(start="random")  # its direct start would take minutes at the ranks of layers
+            fit = decompose(x, structure.spec, rank=rank, method=method, time_limit_s=limit, rng=0)
+            parts.append(fit.tensor)
         if view.groups == 1:
             inner = parts[0].format if isinstance(parts[0], Tensorized) else parts[0]
             return inner.tensorized(structure.over())
