@@ -301,6 +301,11 @@ class TestReport:
         assert report.to_markdown().startswith("| layer |")
         assert json.loads(report.to_json())["layers"][0]["name"] == "0"
 
+    def test_flops_are_of_the_layers_in_scope(self) -> None:
+        _, report = compress(cnn(), Budget(params=0.6), calib=[images()], rules={"8": None})
+        assert report.flops_before == sum(r.flops_before for r in report.layers if r.name != "8")
+        assert "FLOPs" in str(report)
+
     def test_without_calibration_it_says_so(self) -> None:
         _, report = compress(cnn(), Budget(params=0.4))
         assert "no calibration data" in str(report)
