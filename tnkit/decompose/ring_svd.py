@@ -28,6 +28,9 @@ from tnkit.registry import METHODS
 
 __all__ = ["RingSVD"]
 
+#: Entries that the padded array behind the first cut may have.
+ENTRIES = 2**26
+
 
 @dataclass(frozen=True, slots=True)
 class Start:
@@ -108,7 +111,9 @@ class RingSVD(Method):
     def _starts(self, problem: Problem) -> Iterator[Start]:
         d, caps, target = problem.x.ndim, problem.max_ranks, problem.target
         if target.eps is None and target.max_params is None:
-            yield from (Start(k, caps[k], caps[(k + 1) % d]) for k in range(d))
+            for k in range(d):
+                rest = problem.x.numel() // problem.x.shape[k]
+                yield Start(k, *_within(caps[k], caps[(k + 1) % d], ENTRIES // rest, problem.x.shape[k]))
             return
         error2 = allowed2(problem)
         shares = None if error2 is None else error2 / d
@@ -125,6 +130,15 @@ class RingSVD(Method):
                     second = -(-rank // first)
                     if first <= caps[k] and second <= caps[(k + 1) % d]:
                         yield Start(k, first, second)
+
+
+def _within(first: int, second: int, most: int, needed: int) -> tuple[int, int]:
+    """The parts of the first cut, smaller where the padded array behind it would not fit; never below what it needs."""
+    most = max(most, needed)
+    if first * second <= most:
+        return first, second
+    small = min(first, max(1, round(most**0.5)))
+    return small, min(second, -(-most // small))
 
 
 def _splits(rank: int, most: int) -> list[int]:
