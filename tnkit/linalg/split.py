@@ -175,7 +175,7 @@ def split_flops(shape: tuple[int, int], rank: int, *, single: bool = False) -> f
     Fitted to times of both on tall matrices, so it counts reads and slow products too; good to a quarter or so.
 
     Example:
-        >>> split_flops((10_000, 2500), 20) < split_flops((500_000, 50), 20)
+        >>> split_flops((64_000, 320), 20) < 0.5 * split_flops((64_000, 320), 300)
         True
     """
     m, n = shape
