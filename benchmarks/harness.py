@@ -63,7 +63,7 @@ class Case:
     contenders: Mapping[str, Contender]
     floor_flops: float = 0.0
     group: str = ""
-    at_most_s: float = 10.0
+    at_most_s: float = 6.0
 
 
 @dataclass(frozen=True, slots=True)
