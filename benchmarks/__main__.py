@@ -1,44 +1,52 @@
-"""Run the benchmarks: `python -m benchmarks [--quick] [--case TEXT] [--who TEXT] [--runs N] [--json PATH]`."""
+"""Run the benchmarks: `python -m benchmarks [--quick] [--only TEXT] [--out FOLDER] [--chart FOLDER]`.
+
+Each module runs in a process of its own, one after the other, and writes its figures as JSON; then `bars` says what was
+asked for and what was seen. The whole takes about a quarter of an hour, the quick one a minute.
+"""
 
 import argparse
-import importlib
+import subprocess
 import sys
 from pathlib import Path
 
-from rich.console import Console
+from benchmarks.bars import report
+from benchmarks.chart import draw
+from benchmarks.harness import screen
 
-from benchmarks.harness import Results, machine, measure
-
-MODULES = sorted(path.stem for path in Path(__file__).parent.glob("bench_*.py"))
-PACKAGES = ("tensorly", "quimb", "torchtt", "tntorch", "pyttb")
+#: In this order; those that others' claims rest on first.
+MODULES = (
+    "bench_decompose",
+    "bench_scaling",
+    "bench_als",
+    "bench_params",
+    "bench_cross",
+    "bench_outofcore",
+    "bench_sparse",
+)
 
 
 def main() -> int:
-    """Measure and show; the exit status is 0 whatever the times are."""
+    """Measure and show; the exit status tells whether everything ran, whatever the times are."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure tnkit beside other libraries.")
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that everything runs")
-    parser.add_argument("--case", default="", help="only cases whose name holds this")
-    parser.add_argument("--who", default="", help="only contenders whose name holds this")
-    parser.add_argument(
-        "--runs", type=int, default=5, help="measured runs of each (default 5; fewer where they are long)"
-    )
-    parser.add_argument(
-        "--json", type=Path, default=Path("out/bench.json"), help="where to write (default out/bench.json)"
-    )
+    parser.add_argument("--only", default="", help="only modules whose name holds this")
+    parser.add_argument("--out", type=Path, default=Path("out"), help="where the figures go (default out/)")
+    parser.add_argument("--chart", type=Path, default=None, help="where the charts go (default: beside the figures)")
     asked = parser.parse_args()
-
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    results = Results(machine(PACKAGES))
-    console.print(results.machine)
+    console, failed = screen(), []
     for name in MODULES:
-        for case in importlib.import_module(f"benchmarks.{name}").cases(quick=asked.quick):
-            if asked.case in case.name:
-                console.print(f"… {case.name}")
-                results.rows += measure(case, results.machine, runs=asked.runs, only=asked.who)
-                results.write(asked.json)
-    results.print(console)
-    console.print(f"written to {asked.json}")
-    return 0
+        if asked.only in name:
+            console.rule(name)
+            command = [sys.executable, "-m", f"benchmarks.{name}", "--json", str(asked.out / f"{name}.json")]
+            if subprocess.run([*command, *(["--quick"] if asked.quick else [])], check=False).returncode:
+                failed.append(name)
+    console.rule("bars")
+    report(asked.out, console)
+    for path in draw(asked.out, asked.chart or asked.out):
+        console.print(f"chart: {path}")
+    if failed:
+        console.print(f"did not finish: {', '.join(failed)}")
+    return int(bool(failed))
 
 
 if __name__ == "__main__":

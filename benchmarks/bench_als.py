@@ -1,14 +1,17 @@
-"""CP and ring by alternating least squares: `python -m benchmarks.bench_als [--quick] [--slow] [--case TEXT]`.
+"""CP and ring by alternating least squares: `python -m benchmarks.bench_als [--quick] [--case TEXT] [--who TEXT]`.
 
-Every contender gets the same rank and the same number of sweeps, without an early stop. A time a sweep is the time of
-the whole call divided by that number, so starts, compression and the last measurement of the error are in it; errors
-are computed from the dense result. The floor is what the products of a sweep cost that no order of them avoids: two
-products of the array with a matrix, at the rate of a large matrix product, and two reads.
+Every contender gets the same rank and the same number of sweeps, without an early stop; errors are computed from the
+dense result. Two times are given: that of the whole call divided by the number of sweeps (starts, compression and the
+last measurement of the error are in it), and what one more sweep costs, from a long and a short call. The floor is what
+no order of the products of a sweep avoids: two products of the array with a matrix, at the rate of a large matrix
+product, and two reads. tnkit goes below it where its sweeps work on the array in the leading basis of its modes;
+"no compression" makes all of them on the array itself. As it comes, it tries several starts, each with so many sweeps.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 import time
@@ -26,7 +29,7 @@ from rich.table import Table
 from torch import Tensor
 
 import tnkit as tk
-from benchmarks.harness import Answer, Case, Contender, Machine, machine, relative_error
+from benchmarks.harness import Answer, Machine, machine, relative_error
 from tnkit.decompose import CPALS, RingALS
 from tnkit.formats import TensorRing, random_format
 
@@ -39,6 +42,9 @@ if HAS["pyttb"]:
     import pyttb
 
 
+Sweeping = Callable[[Tensor, int], Answer]
+
+
 @dataclass(frozen=True, slots=True)
 class Work:
     """One array, one format with its ranks, and the number of sweeps that every contender makes."""
@@ -49,18 +55,19 @@ class Work:
     rank: int | tuple[int, ...]
     sweeps: int
     shape: tuple[int, ...]
-    patient: bool = False  # whether the slow contenders need minutes for it
+    dtype: torch.dtype = torch.float64
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One contender on one piece of work."""
+    """One contender on one piece of work; times in ms are those of a sweep."""
 
     work: str
     who: str
     sweeps: int
     total_s: float | None = None
     sweep_ms: float | None = None
+    more_ms: float | None = None
     floor_ms: float | None = None
     rel_error: float | None = None
     failed: str | None = None
@@ -68,11 +75,10 @@ class Row:
 
 def works(*, quick: bool = False) -> Iterator[Work]:
     """What is measured."""
-    if HAS["tensorly"] and not quick:
+    if HAS["tensorly"]:
         pines = (145, 145, 200)
-        yield Work("CP, Indian Pines", indian_pines, "cp", 30, 50, pines)
-        yield Work("ring, Indian Pines", indian_pines, "tr", (4, 20, 5), 3, pines)
-        yield Work("ring, Indian Pines", indian_pines, "tr", (4, 20, 5), 30, pines, patient=True)
+        yield Work("CP, Indian Pines", indian_pines, "cp", 30, 10 if quick else 50, pines)
+        yield Work("ring, Indian Pines", indian_pines, "tr", (4, 20, 5), 5 if quick else 30, pines)
     n, m, sweeps = (40, 12, 3) if quick else (200, 50, 10)
     yield planted("CP", torch.float64, (n,) * 3, 20, sweeps)
     yield planted("CP", torch.float64, (m,) * 4, 16, sweeps)
@@ -90,7 +96,9 @@ def planted(name: str, dtype: torch.dtype, shape: tuple[int, ...], rank: int, sw
         return x + 0.1 * torch.linalg.vector_norm(x) / torch.linalg.vector_norm(white) * white
 
     kind = str(dtype).removeprefix("torch.")
-    return Work(f"{name}, planted with noise, {kind}, {'×'.join(map(str, shape))}", data, "cp", rank, sweeps, shape)
+    return Work(
+        f"{name}, planted with noise, {kind}, {'×'.join(map(str, shape))}", data, "cp", rank, sweeps, shape, dtype
+    )
 
 
 def indian_pines() -> Tensor:
@@ -99,48 +107,57 @@ def indian_pines() -> Tensor:
         return torch.as_tensor(np.ascontiguousarray(load_indian_pines()["tensor"], dtype=np.float64))
 
 
-def contenders(work: Work) -> dict[str, Contender]:
-    """Who does it: tnkit as it comes and with a single start, and what is installed."""
+def contenders(work: Work) -> dict[str, Sweeping]:
+    """Who does it: tnkit as it comes, with a single start, and on the array itself; and what is installed."""
     return cp_contenders(work) if work.format == "cp" else ring_contenders(work)
 
 
-def cp_contenders(work: Work) -> dict[str, Contender]:
-    rank, sweeps = work.rank, work.sweeps
+def cp_contenders(work: Work) -> dict[str, Sweeping]:
+    rank = work.rank
     assert isinstance(rank, int)
-    who: dict[str, Contender] = {}
+    who: dict[str, Sweeping] = {}
     for name, method in {
-        "tnkit": CPALS(max_steps=sweeps, tol=0.0),
-        "tnkit, one start": CPALS(max_steps=sweeps, tol=0.0, start="svd"),
-        "tnkit, one start, no compression": CPALS(max_steps=sweeps, tol=0.0, start="svd", compress=False),
+        "tnkit": CPALS(tol=0.0),
+        "tnkit, one start": CPALS(tol=0.0, start="svd"),
+        "tnkit, one start, no compression": CPALS(tol=0.0, start="svd", compress=False),
     }.items():
-        who[name] = lambda x, m=method: report(tk.decompose(x, "cp", rank=rank, method=m))
+        who[name] = lambda x, n, m=method: report(
+            tk.decompose(x, "cp", rank=rank, method=dataclasses.replace(m, max_steps=n))
+        )
     if HAS["tensorly"]:
-        who["tensorly"] = lambda x: cp_answer(*parafac(x.numpy(), rank, n_iter_max=sweeps, tol=0, init="svd"))
-        who["tensorly (torch)"] = lambda x: on_torch(
-            lambda: cp_answer(*parafac(x, rank, n_iter_max=sweeps, tol=0, init="svd"))
+        who["tensorly"] = lambda x, n: cp_answer(*parafac(x.numpy(), rank, n_iter_max=n, tol=0, init="svd"))
+        who["tensorly, random start"] = lambda x, n: cp_answer(
+            *parafac(x.numpy(), rank, n_iter_max=n, tol=0, init="random", random_state=0)
+        )
+        who["tensorly (torch)"] = lambda x, n: on_torch(
+            lambda: cp_answer(*parafac(x, rank, n_iter_max=n, tol=0, init="svd"))
         )
     if HAS["pyttb"]:
-        who["pyttb"] = lambda x: pyttb_cp(x, rank, sweeps)
+        who["pyttb"] = lambda x, n: pyttb_cp(x, rank, n)
     return who
 
 
-def ring_contenders(work: Work) -> dict[str, Contender]:
-    rank, sweeps = work.rank, work.sweeps
+def ring_contenders(work: Work) -> dict[str, Sweeping]:
+    rank = work.rank
     assert isinstance(rank, tuple)
-    closed = (*rank, rank[0])
-    who: dict[str, Contender] = {}
+    closed = [*rank, rank[0]]
+    who: dict[str, Sweeping] = {}
     for name, method in {
-        "tnkit": RingALS(max_steps=sweeps, tol=0.0),
-        "tnkit, one start": RingALS(max_steps=sweeps, tol=0.0, start="svd"),
+        "tnkit": RingALS(tol=0.0),
+        "tnkit, one start": RingALS(tol=0.0, start="svd"),
+        "tnkit, one start, no compression": RingALS(tol=0.0, start="svd", compress=False),
     }.items():
-        who[name] = lambda x, m=method: report(tk.decompose(x, "tr", rank=rank, method=m))
+        who[name] = lambda x, n, m=method: report(
+            tk.decompose(x, "tr", rank=rank, method=dataclasses.replace(m, max_steps=n))
+        )
+
+    def tensorly_ring(x: object, sweeps: int, solve: str) -> Answer:
+        return ring_answer(tensor_ring_als(x, closed, n_iter_max=sweeps, tol=0, random_state=0, ls_solve=solve).factors)
+
     if HAS["tensorly"]:
-        who["tensorly"] = lambda x: ring_answer(
-            tensor_ring_als(x.numpy(), list(closed), n_iter_max=sweeps, tol=0, random_state=0).factors
-        )
-        who["tensorly (torch)"] = lambda x: on_torch(
-            lambda: ring_answer(tensor_ring_als(x, list(closed), n_iter_max=sweeps, tol=0, random_state=0).factors)
-        )
+        who["tensorly"] = lambda x, n: tensorly_ring(x.numpy(), n, "lstsq")
+        who["tensorly, normal equations"] = lambda x, n: tensorly_ring(x.numpy(), n, "normal_eq")
+        who["tensorly (torch), normal equations"] = lambda x, n: on_torch(lambda: tensorly_ring(x, n, "normal_eq"))
     return who
 
 
@@ -177,9 +194,9 @@ def on_torch(do: Callable[[], Answer]) -> Answer:
         return do()
 
 
-def floor_flops(work: Work, dtype: torch.dtype) -> float:
+def floor_flops(work: Work) -> float:
     """Of one sweep: two products of the array with a matrix of as many columns as the cheapest two halves need."""
-    real = 4.0 if dtype.is_complex else 1.0
+    real = 4.0 if work.dtype.is_complex else 1.0
     n, d = prod(work.shape), len(work.shape)
     if isinstance(work.rank, int):
         return real * 4.0 * n * work.rank
@@ -193,51 +210,52 @@ def floor_s(work: Work, on: Machine, x: Tensor) -> float:
     single = x.dtype in (torch.float32, torch.complex64)
     rate = on.gemm_gflops_f32 if single else on.gemm_gflops_f64
     read = 2 * x.numel() * x.element_size() / (on.read_gb_per_s * 1e9)
-    return read + floor_flops(work, x.dtype) / (rate * 1e9)
+    return read + floor_flops(work) / (rate * 1e9)
 
 
-def measure(work: Work, on: Machine, *, only: str = "", slow: bool = False) -> Iterator[Row]:
-    """One row for each contender; the fastest of two calls where they are short."""
+def timed(sweeping: Sweeping, x: Tensor, sweeps: int, *, at_most_s: float = 8.0) -> tuple[float, Answer]:
+    """The fastest of up to three calls, fewer where they are long."""
+    times: list[float] = []
+    while not times or (len(times) < 3 and sum(times) + times[-1] < at_most_s):
+        begun = time.perf_counter()
+        answer = sweeping(x, sweeps)
+        times.append(time.perf_counter() - begun)
+    return min(times), answer
+
+
+def measure(work: Work, on: Machine, *, only: str = "") -> Iterator[Row]:
+    """One row for each contender."""
     x = work.data()
     floor = floor_s(work, on, x)
-    for who, contender in contenders(work).items():
-        if only not in who or (work.patient and not slow and not who.startswith("tnkit")):
+    few = max(1, work.sweeps // 5)
+    for who, sweeping in contenders(work).items():
+        if only not in who:
             continue
         try:
-            times: list[float] = []
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # what other libraries say about ranks and complex numbers
-                while not times or (len(times) < 3 and sum(times) < 5.0):
-                    begun = time.perf_counter()
-                    answer = contender(x)
-                    times.append(time.perf_counter() - begun)
+                sweeping(x, 1)
+                short, _ = timed(sweeping, x, few)
+                total, answer = timed(sweeping, x, work.sweeps)
         except Exception as error:  # another library's failure is a result, and is shown as one
             yield Row(work.name, who, work.sweeps, failed=f"{type(error).__name__}: {error}"[:80])
             continue
-        a_sweep = min(times) / work.sweeps
+        more = (total - short) / (work.sweeps - few)
         true = relative_error(x, answer.dense())
-        yield Row(work.name, who, work.sweeps, min(times), a_sweep * 1e3, floor * 1e3, true)
-
-
-def cases(*, quick: bool = False) -> Iterator[Case]:
-    """The same for the common table; the floor is that of all sweeps."""
-    for work in works(quick=quick):
-        if not work.patient:
-            flops = work.sweeps * floor_flops(work, torch.complex128 if "complex" in work.name else torch.float64)
-            yield Case(f"{work.name}, rank {work.rank}, {work.sweeps} sweeps", work.data, contenders(work), flops)
+        yield Row(work.name, who, work.sweeps, total, 1e3 * total / work.sweeps, 1e3 * more, 1e3 * floor, true)
 
 
 def show(console: Console, rows: list[Row]) -> None:
     table = Table(title=f"{rows[0].work}, {rows[0].sweeps} sweeps", title_justify="left")
-    for heading in ("who", "total s", "ms a sweep", "× floor", "× fastest rival", "true error"):
+    for heading in ("who", "total s", "ms a sweep", "× tnkit", "one more, ms", "floor, ms", "true error"):
         table.add_column(heading, justify="left" if heading == "who" else "right")
-    rivals = [r.sweep_ms for r in rows if r.sweep_ms is not None and not r.who.startswith("tnkit")]
+    ours = [r.sweep_ms for r in rows if r.sweep_ms is not None and r.who == "tnkit, one start"]
     for row in rows:
-        if row.sweep_ms is None or row.total_s is None or row.floor_ms is None:
-            table.add_row(row.who, "failed", "", "", "", str(row.failed))
+        if row.sweep_ms is None or row.total_s is None or row.more_ms is None or row.floor_ms is None:
+            table.add_row(row.who, "failed", "", "", "", "", str(row.failed))
             continue
-        faster = f"{min(rivals) / row.sweep_ms:,.2f}" if rivals else ""
-        cells = f"{row.total_s:,.2f}", f"{row.sweep_ms:,.1f}", f"{row.sweep_ms / row.floor_ms:,.1f}", faster
+        slower = f"{row.sweep_ms / ours[0]:,.1f}" if ours else ""
+        cells = f"{row.total_s:,.3f}", f"{row.sweep_ms:,.2f}", slower, f"{row.more_ms:,.2f}", f"{row.floor_ms:,.2f}"
         table.add_row(row.who, *cells, f"{row.rel_error:.4e}")
     console.print(table)
 
@@ -245,8 +263,7 @@ def show(console: Console, rows: list[Row]) -> None:
 def main() -> int:
     """Measure and show; the exit status is 0 whatever the times are."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.bench_als", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="small arrays, to see that everything runs")
-    parser.add_argument("--slow", action="store_true", help="also what takes other libraries minutes")
+    parser.add_argument("--quick", action="store_true", help="few sweeps and small random arrays")
     parser.add_argument("--case", default="", help="only work whose name holds this")
     parser.add_argument("--who", default="", help="only contenders whose name holds this")
     parser.add_argument("--json", type=Path, default=Path("out/bench_als.json"), help="where to write")
@@ -257,7 +274,7 @@ def main() -> int:
     rows: list[Row] = []
     for work in works(quick=asked.quick):
         if asked.case in work.name:
-            found = list(measure(work, on, only=asked.who, slow=asked.slow))
+            found = list(measure(work, on, only=asked.who))
             rows += found
             if found:
                 show(console, found)

@@ -8,8 +8,7 @@ to a train has a norm by orthogonalisation, or where all entries can be made; el
 
 from __future__ import annotations
 
-import argparse
-import json
+import itertools
 import sys
 import time
 import warnings
@@ -17,7 +16,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from math import prod
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -27,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 import tnkit as tk
-from benchmarks.harness import Case
+from benchmarks.harness import arguments, screen, write_json
 
 HAS = {name: find_spec(name) is not None for name in ("torchtt", "teneva")}
 if HAS["torchtt"]:
@@ -272,11 +270,6 @@ def measure(function: Function, who: str, contender: Callable[..., Cores]) -> Ro
     return row
 
 
-def cases(quick: bool = False) -> tuple[Case, ...]:
-    """Nothing for the timed table: entries are counted here, by this module's own run."""
-    return ()
-
-
 def show(rows: Sequence[Row], console: Console) -> None:
     """One table for each function, fewest entries first."""
     for case in dict.fromkeys(row.case for row in rows):
@@ -304,24 +297,14 @@ def show(rows: Sequence[Row], console: Console) -> None:
 
 def main() -> int:
     """Measure and show; the exit status is 0 whatever the counts are."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.bench_cross", description="Entries of a function.")
-    parser.add_argument("--case", default="", help="only functions whose name holds this")
-    parser.add_argument("--who", default="", help="only contenders whose name holds this")
-    parser.add_argument("--json", type=Path, default=Path("out/cross.json"), help="where to write")
-    asked = parser.parse_args()
-    rows = [
-        measure(function, who, contender)
-        for function in main_cases()
-        if asked.case in function.name
-        for who, contender in contenders().items()
-        if asked.who in who
-    ]
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    show(rows, console)
-    asked.json.parent.mkdir(parents=True, exist_ok=True)
-    part = asked.json.with_suffix(".part")
-    part.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
-    part.replace(asked.json)
+    asked, console = arguments("bench_cross", __doc__), screen()
+    rows: list[Row] = []
+    for function in itertools.islice(main_cases(), 1 if asked.quick else None):
+        if asked.case in function.name:
+            mine = [measure(function, who, run) for who, run in contenders().items() if asked.who in who]
+            show(mine, console)
+            rows += mine
+            write_json(asked.json, [asdict(row) for row in rows])
     console.print(f"written to {asked.json}")
     return 0
 

@@ -1,164 +1,164 @@
-"""Planted tensors with noise, decomposed at the planted ranks by tnkit and by the libraries that are installed."""
+"""Dense arrays at equal ranks or to an error: `python -m benchmarks.bench_decompose [--quick] [--case TEXT] …`.
 
-import warnings
-from collections.abc import Callable, Iterator
-from importlib.util import find_spec
+Planted tensors with noise, and real data; from 10 MB to 1 GB; skewed shapes, low and high ranks, single, double and
+complex precision. Each table has the time of every contender, its ratio to the floor and to tnkit, the true error, the
+memory beside the input, and how many numbers the answer has.
+"""
+
+import sys
+from collections.abc import Iterator, Mapping
 from math import prod
-from typing import TypeVar
 
-import numpy as np
 import torch
-from torch import Tensor
 
 import tnkit as tk
-from benchmarks.harness import Answer, Case, Contender
+from benchmarks import data, rivals
+from benchmarks.harness import Answer, Case, Contender, arguments, run_cases
 from tnkit.report import FitReport
 
-T = TypeVar("T")
-HAS = {name: find_spec(name) is not None for name in ("tensorly", "torchtt", "tntorch", "quimb", "pyttb")}
-if HAS["tensorly"]:
-    import tensorly
-    from tensorly.decomposition import tensor_train, tucker
-if HAS["torchtt"]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # it says on import that its compiled part is missing
-        import torchtt
-if HAS["tntorch"]:
-    import tntorch
-if HAS["quimb"]:
-    import quimb.tensor as qtn
-if HAS["pyttb"]:
-    import pyttb
+#: The fastest of each library: those that run where the full list would take minutes.
+FAST = (
+    "tntorch",
+    "torchTT",
+    "tensorly (torch)",
+    "tensorly (torch, randomised)",
+    "tensorly HOOI (torch, randomised)",
+    "pyttb ST-HOSVD",
+)
+F32, F64, C128 = torch.float32, torch.float64, torch.complex128
 
 
 def cases(*, quick: bool = False) -> Iterator[Case]:
-    """The rows of the table in the docs."""
-    tt = ((12, 12, 12, 12, 4), 5) if quick else ((40, 40, 40, 40, 8), 20)
-    yield tt_case("TT, noise 1e-3, float64", *tt, 1e-3, torch.float64)
-    yield tt_case("TT, noise 1e-3, float32", *tt, 1e-3, torch.float32)
-    yield tucker_case("Tucker, noise 1e-2, float64", *(((24,) * 3, 4) if quick else ((256,) * 3, 20)), 1e-2)
-    yield tt_case(
-        "TT, many modes, noise 1e-3, float64", (4 if quick else 16,) * 6, 3 if quick else 10, 1e-3, torch.float64
-    )
+    """All of them; `quick` for small arrays of the same kinds."""
+    if quick:
+        yield train((12, 12, 12, 12, 4), 5)
+        yield train((12, 12, 12, 12, 4), 5, dtype=F32)
+        yield train((2,) * 12, 4)
+        yield tucker((24,) * 3, 4)
+        yield tight("tt", (12, 12, 12, 12, 4), 5)
+        yield tight("tucker", (24,) * 3, 4)
+        return
+    for dtype in (F64, F32):
+        yield train((40, 40, 40, 40, 8), 20, dtype=dtype)
+    yield train((16,) * 6, 10)
+    yield train((2,) * 24, 8)
+    yield train((34,) * 4, 10)
+    yield train((1000, 1000, 5), 20, few=True)
+    yield train((10_000, 50, 50), 20, few=True)
+    yield train((64,) * 4, 200, few=True)
+    yield train((40,) * 4, 10, dtype=C128, few=True)
+    yield tucker((256,) * 3, 20)
+    yield tucker((256,) * 3, 20, dtype=F32, few=True)
+    yield tucker((1000, 1000, 5), 20, few=True)
+    yield tucker((10_000, 50, 50), 20, few=True)
+    yield tight("tt", (40, 40, 40, 40, 8), 20)
+    yield tight("tucker", (256,) * 3, 20)
+    yield by_eps((40, 40, 40, 40, 8), 20, 2e-3)
+    yield tree((64,) * 4, 10)
+    for name, make in data.real().items():
+        yield from real(name, make)
+    yield train((64, 64, 64, 512), 20, few=True)
 
 
-def tt_case(name: str, shape: tuple[int, ...], rank: int, noise: float, dtype: torch.dtype) -> Case:
-    """A random train of the rank, normalised, plus white noise of relative norm `noise`."""
-    ranks = (1, *(rank,) * (len(shape) - 1), 1)
-
-    def data() -> Tensor:
-        gen = torch.Generator().manual_seed(0)
-        cores = [
-            torch.randn(a, n, b, generator=gen, dtype=dtype) for a, n, b in zip(ranks, shape, ranks[1:], strict=False)
-        ]
-        return with_noise(tt_dense(cores).reshape(shape), noise, gen)
-
-    who: dict[str, Contender] = {"tnkit": lambda x: tnkit_answer(tk.decompose(x, "tt", rank=rank))}
-    if HAS["tensorly"]:
-        who["tensorly"] = lambda x: tt_answer(tensor_train(x.numpy(), list(ranks)).factors)
-        who["tensorly (torch)"] = lambda x: tt_answer(on_torch(lambda: tensor_train(x, list(ranks)).factors))
-        who["tensorly (randomised)"] = lambda x: tt_answer(
-            tensor_train(x.numpy(), list(ranks), svd="randomized_svd").factors
-        )
-    if HAS["torchtt"]:
-        who["torchTT"] = lambda x: tt_answer(torchtt_cores(x, rank))
-    if HAS["tntorch"]:
-        who["tntorch"] = lambda x: tt_answer(tntorch.Tensor(x, ranks_tt=rank).cores)
-    if HAS["quimb"]:
-        who["quimb"] = lambda x: quimb_answer(x, rank)
-    return Case(f"{name}: {'×'.join(map(str, shape))}, rank {rank}", data, who, one_projection(shape, rank))
+def title(format: str, shape: tuple[int, ...], what: str, dtype: torch.dtype = F64) -> str:
+    """Of a case."""
+    sizes = f"2^{len(shape)}" if set(shape) == {2} else "×".join(map(str, shape))
+    return f"{format} {sizes}, {what}, {str(dtype).removeprefix('torch.')}"
 
 
-def tucker_case(name: str, shape: tuple[int, ...], rank: int, noise: float) -> Case:
-    """A random core with orthonormal factors, normalised, plus white noise of relative norm `noise`."""
-
-    def data() -> Tensor:
-        gen = torch.Generator().manual_seed(0)
-        x = torch.randn((rank,) * len(shape), generator=gen, dtype=torch.float64)
-        for k, n in enumerate(shape):
-            q = torch.linalg.qr(torch.randn(n, rank, generator=gen, dtype=torch.float64)).Q
-            x = torch.movedim(torch.tensordot(x, q, dims=([k], [1])), -1, k)
-        return with_noise(x, noise, gen)
-
-    ranks = [rank] * len(shape)
-    who: dict[str, Contender] = {
-        "tnkit": lambda x: tnkit_answer(tk.decompose(x, "tucker", rank=rank)),
-        "tnkit ST-HOSVD": lambda x: tnkit_answer(tk.decompose(x, "tucker", rank=rank, method="st_hosvd")),
-    }
-    if HAS["tensorly"]:
-        who["tensorly HOOI"] = lambda x: tensorly_tucker(x, ranks)
-        who["tensorly HOOI (torch)"] = lambda x: on_torch(lambda: tensorly_tucker(x, ranks))
-        who["tensorly HOOI (torch, randomised)"] = lambda x: on_torch(
-            lambda: tensorly_tucker(x, ranks, svd="randomized_svd")
-        )
-    if HAS["tntorch"]:
-        who["tntorch"] = lambda x: tntorch_tucker(x, rank)
-    if HAS["pyttb"]:
-        who["pyttb ST-HOSVD"] = lambda x: pyttb_answer(x, ranks)
-    return Case(f"{name}: {'×'.join(map(str, shape))}, rank {rank}", data, who, one_projection(shape, rank))
+def narrowest(shape: tuple[int, ...], ranks: tuple[int, ...]) -> float:
+    """Flops of one product of the array with the basis of its narrowest cut."""
+    return 2.0 * prod(shape) * min(ranks)
 
 
-def with_noise(x: Tensor, noise: float, gen: torch.Generator) -> Tensor:
-    x = x / torch.linalg.vector_norm(x)
-    white = torch.randn(x.shape, generator=gen, dtype=x.dtype)
-    return x + noise / torch.linalg.vector_norm(white) * white
+def capped(shape: tuple[int, ...], rank: int) -> tuple[int, ...]:
+    """The rank at every cut of a train, where the shape admits it."""
+    return tuple(min(rank, prod(shape[:k]), prod(shape[k:])) for k in range(1, len(shape)))
 
 
-def tt_dense(cores: list[Tensor]) -> Tensor:
-    x = cores[0].reshape(-1, cores[0].shape[-1])
-    for core in cores[1:]:
-        x = (x @ core.reshape(core.shape[0], -1)).reshape(-1, core.shape[-1])
-    return x
+def ours(format: str, **asked: object) -> Contender:
+    return lambda x: answer(tk.decompose(x, format, **asked))  # type: ignore[arg-type]
 
 
-def tnkit_answer(fit: FitReport) -> Answer:
+def answer(fit: FitReport) -> Answer:
     return Answer(fit.tensor.to_dense, fit.n_params)
 
 
-def tt_answer(found: list[Tensor] | list[np.ndarray]) -> Answer:
-    cores = [torch.as_tensor(core) for core in found]
-    return Answer(lambda: tt_dense(cores), sum(core.numel() for core in cores))
+def train(
+    shape: tuple[int, ...], rank: int, noise: float = 1e-3, dtype: torch.dtype = F64, *, few: bool = False
+) -> Case:
+    """A planted train at its ranks; `few` leaves out contenders that would need minutes."""
+    ranks = capped(shape, rank)
+    others = fast(rivals.trains(ranks)) if few else rivals.trains(ranks)
+    full = min(range(1, len(shape)), key=lambda k: max(prod(shape[:k]), prod(shape[k:])))
+    inner = [r for k, r in enumerate(ranks, 1) if r < min(prod(shape[:k]), prod(shape[k:]))] or [ranks[full - 1]]
+    name = title("TT", shape, f"rank {rank}, noise {noise:g}", dtype)
+    who = {"tnkit": ours("tt", rank=rank), **others}
+    return Case(name, data.train(shape, rank, noise, dtype), who, narrowest(shape, tuple(inner)), "TT", 6.0)
 
 
-def torchtt_cores(x: Tensor, rank: int) -> list[Tensor]:
-    return list(torchtt.TT(x, eps=1e-14, rmax=rank).cores)
+def fast(who: Mapping[str, Contender]) -> dict[str, Contender]:
+    """The fastest of each library."""
+    return {name: run for name, run in who.items() if name in FAST}
 
 
-def quimb_answer(x: Tensor, rank: int) -> Answer:
-    mps = qtn.MatrixProductState.from_dense(x.numpy(), dims=tuple(x.shape), max_bond=rank, cutoff=0.0)
-    return Answer(lambda: torch.as_tensor(mps.to_dense()), sum(t.size for t in mps.tensors))
+def tucker(
+    shape: tuple[int, ...], rank: int, noise: float = 1e-2, dtype: torch.dtype = F64, *, few: bool = False
+) -> Case:
+    """A planted Tucker tensor at its ranks."""
+    ranks = tuple(min(rank, n) for n in shape)
+    name = title("Tucker", shape, f"rank {rank}, noise {noise:g}", dtype)
+    others = fast(rivals.tuckers(ranks)) if few else rivals.tuckers(ranks)
+    who = {"tnkit": ours("tucker", rank=ranks), **others}
+    return Case(name, data.tucker(shape, rank, noise, dtype), who, narrowest(shape, ranks), "Tucker", 6.0)
 
 
-def tensorly_tucker(x: Tensor, ranks: list[int], **options: str) -> Answer:
-    core, factors = tucker(x if tensorly.get_backend() == "pytorch" else x.numpy(), rank=ranks, **options)
-    core, factors = torch.as_tensor(core), [torch.as_tensor(f) for f in factors]
-
-    def dense() -> Tensor:
-        y = core
-        for k, f in enumerate(factors):
-            y = torch.movedim(torch.tensordot(y, f, dims=([k], [1])), -1, k)
-        return y.contiguous()
-
-    return Answer(dense, core.numel() + sum(f.numel() for f in factors))
+def tight(format: str, shape: tuple[int, ...], rank: int, eps: float = 1e-12) -> Case:
+    """Exact data to nearly rounding."""
+    chain = format == "tt"
+    make = data.train(shape, rank, 0.0) if chain else data.tucker(shape, rank, 0.0)
+    others = rivals.trains_by_eps(eps) if chain else rivals.tuckers_by_eps(eps)
+    name = title("TT" if chain else "Tucker", shape, f"eps {eps:g} of rank {rank}")
+    return Case(name, make, {"tnkit": ours(format, eps=eps), **others}, narrowest(shape, (rank,)), "tight eps", 6.0)
 
 
-def on_torch(work: Callable[[], T]) -> T:
-    """Run with tensorly's torch backend."""
-    with tensorly.backend_context("pytorch"):
-        return work()
+def by_eps(shape: tuple[int, ...], rank: int, eps: float) -> Case:
+    """A planted train with noise of 1e-3, to an error above it."""
+    name = title("TT", shape, f"eps {eps:g}, noise 0.001")
+    who = {"tnkit": ours("tt", eps=eps), **rivals.trains_by_eps(eps)}
+    return Case(name, data.train(shape, rank, 1e-3), who, narrowest(shape, (rank,)), "eps", 6.0)
 
 
-def one_projection(shape: tuple[int, ...], rank: int) -> float:
-    """Flops of one product of the array with `rank` vectors: no direct method does with less."""
-    return 2.0 * prod(shape) * rank
+def tree(shape: tuple[int, ...], rank: int) -> Case:
+    """Hierarchical Tucker; no other library that installs has it."""
+    name = title("tree", shape, f"rank {rank}, noise 0.001")
+    return Case(name, data.tree(shape, rank), {"tnkit": ours("ht", rank=rank)}, narrowest(shape, (rank,)), "tree")
 
 
-def tntorch_tucker(x: Tensor, rank: int) -> Answer:
-    t = tntorch.Tensor(x, ranks_tucker=rank)
-    return Answer(t.torch, sum(p.numel() for p in (*t.cores, *(u for u in t.Us if u is not None))))
+def real(name: str, make: data.Made) -> Iterator[Case]:
+    """TT, Tucker and ring of real data at fixed ranks."""
+    shape = tuple(make().shape)
+    chain, core = capped(shape, 40), tuple(min(40, n) for n in shape)
+    yield Case(
+        f"TT {name}, rank 40",
+        make,
+        {"tnkit": ours("tt", rank=chain), **rivals.trains(chain)},
+        narrowest(shape, chain),
+        "real",
+    )
+    who = {
+        "tnkit": ours("tucker", rank=core),
+        "tnkit HOOI": ours("tucker", rank=core, method=tk.HOOI(max_steps=5)),
+        **rivals.tuckers(core),
+    }
+    yield Case(f"Tucker {name}, rank 40", make, who, narrowest(shape, core), "real")
+    if len(shape) == 3:
+        ranks = (4, 20, 5)
+        who = {"tnkit SVD": ours("tr", rank=ranks, method="ring_svd"), **rivals.rings(ranks)}
+        yield Case(f"ring {name}, rank (4, 20, 5)", make, who, narrowest(shape, (20,)), "real")
 
 
-def pyttb_answer(x: Tensor, ranks: list[int]) -> Answer:
-    t = pyttb.hosvd(pyttb.tensor(x.numpy()), tol=0.0, ranks=ranks, verbosity=0)
-    size = int(np.prod(t.core.shape)) + sum(f.size for f in t.factor_matrices)
-    return Answer(lambda: torch.as_tensor(np.ascontiguousarray(t.full().data)), size)
+if __name__ == "__main__":
+    asked = arguments("bench_decompose", __doc__)
+    run_cases(cases(quick=asked.quick), asked)
+    sys.exit(0)

@@ -11,17 +11,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from math import prod, sqrt
 from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.table import Table
 
 import tnkit as tk
-from benchmarks.harness import Case
+from benchmarks.harness import screen, write_json
 from tnkit.sources import as_bytes
 
 SHAPE, QUICK = (400, 80, 80, 50), (60, 40, 40, 30)
@@ -33,11 +31,6 @@ RUNS = (
     ("tt", {"rank": RANK}),
     ("tucker", {"eps": 1e-2}),
 )
-
-
-def cases(*, quick: bool = False) -> Iterator[Case]:
-    """Nothing for the tables of `python -m benchmarks`: this one is run by itself."""
-    yield from ()
 
 
 def write_file(path: Path, shape: tuple[int, ...]) -> None:
@@ -122,12 +115,14 @@ def main() -> int:
     """Measure and show."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.bench_outofcore")
     parser.add_argument("--quick", action="store_true", help="a small file, to see that everything runs")
-    parser.add_argument("--limit", default=None, help='the memory limit (default "300 MB", "6 MB" with --quick)')
+    parser.add_argument("--limit", default=None, help='the memory limit (default "300 MB", "24 MB" with --quick)')
     parser.add_argument("--folder", type=Path, default=None, help="where the file is made (default: a temporary one)")
-    parser.add_argument("--json", type=Path, default=Path("out/outofcore.json"), help="where to write the figures")
+    parser.add_argument(
+        "--json", type=Path, default=Path("out/bench_outofcore.json"), help="where to write the figures"
+    )
     asked = parser.parse_args()
-    shape, limit = (QUICK, asked.limit or "6 MB") if asked.quick else (SHAPE, asked.limit or "300 MB")
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    shape, limit = (QUICK, asked.limit or "24 MB") if asked.quick else (SHAPE, asked.limit or "300 MB")
+    console = screen()
     rows = []
     with tempfile.TemporaryDirectory(dir=asked.folder) as folder:
         path = Path(folder, "x.npy")
@@ -150,11 +145,12 @@ def main() -> int:
             table.add_column(heading, justify="right")
         for format, what in RUNS:
             found = run(path, format, what, limit)
-            rows.append({"format": format, "asked": what, "two_reads_s": floor, "limit": limit, **found})
+            rows.append(
+                {"format": format, "asked": what, "two_reads_s": floor, "limit_bytes": as_bytes(limit), **found}
+            )
             table.add_row(*cells(format, what, found, floor, limit))
     console.print(table)
-    asked.json.parent.mkdir(parents=True, exist_ok=True)
-    asked.json.write_text(json.dumps(rows, indent=1) + "\n")
+    write_json(asked.json, rows)
     console.print(f"written to {asked.json}")
     return 0
 

@@ -6,16 +6,13 @@ only where its error keeps eps. Ratios are to torchTT's TT at the same eps, for 
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from math import exp, fsum, log, prod, sqrt
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -24,7 +21,7 @@ from rich.table import Table
 from torch import Tensor
 
 import tnkit as tk
-from benchmarks.harness import Answer, Case, Contender, relative_error
+from benchmarks.harness import Answer, Contender, arguments, relative_error, screen, write_json
 
 HAS = {name: find_spec(name) is not None for name in ("tensorly", "torchtt", "tntorch", "pyttb", "skimage")}
 if HAS["tensorly"]:
@@ -78,15 +75,6 @@ def decaying() -> Tensor:
         x = torch.movedim(torch.tensordot(x, q * fall, dims=([k], [1])), -1, k).contiguous()
     noise = torch.randn(x.shape, generator=gen, dtype=torch.float64)
     return x / x.norm() + 0.02 * noise / noise.norm()
-
-
-def cases(*, quick: bool = False) -> Iterator[Case]:
-    """For `python -m benchmarks`: one case for each tensor, eps and format."""
-    chosen = list(tensors().items())
-    for name, data in chosen[-1:] if quick else chosen:
-        for eps in EPS:
-            yield Case(f"parameters, TT, eps {eps}: {name}", data, trains(eps))
-            yield Case(f"parameters, Tucker, eps {eps}: {name}", data, tuckers(eps))
 
 
 def trains(eps: float) -> dict[str, Contender]:
@@ -199,13 +187,10 @@ def means(rows: list[Size]) -> dict[str, dict[str, float]]:
 
 def main() -> int:
     """Measure, print, write JSON."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.bench_params", description=__doc__)
-    parser.add_argument("--case", default="", help="only tensors whose name holds this")
-    parser.add_argument("--json", type=Path, default=Path("out/bench_params.json"), help="where to write")
-    asked = parser.parse_args()
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    asked, console = arguments("bench_params", __doc__), screen()
     rows: list[Size] = []
-    for name, data in tensors().items():
+    chosen = list(tensors().items())
+    for name, data in chosen[-1:] if asked.quick else chosen:
         if asked.case not in name:
             continue
         x = data()
@@ -219,10 +204,7 @@ def main() -> int:
     for key, mean in means(rows).items():
         table.add_row(key, f"{mean['geometric']:.3f}", f"{mean['arithmetic']:.3f}", f"{mean['cases']:.0f}")
     console.print(table)
-    asked.json.parent.mkdir(parents=True, exist_ok=True)
-    part = asked.json.with_suffix(".part")
-    part.write_text(json.dumps({"rows": [asdict(r) for r in rows], "means": means(rows)}, indent=1) + "\n")
-    part.replace(asked.json)
+    write_json(asked.json, {"rows": [asdict(r) for r in rows], "means": means(rows)})
     console.print(f"written to {asked.json}")
     return 0
 

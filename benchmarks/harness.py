@@ -1,14 +1,22 @@
-"""Time, true error and size of competing ways to do one piece of work, next to what the machine can do.
+"""Time, memory, true error and size of competing ways to do one piece of work, next to what the machine can do.
 
-A benchmark module has `cases(quick)`, which yields `Case` values. A case is one piece of work with its contenders; each
-contender is called with the case's data and returns (dense tensor, number of parameters). The clock stops before the
-dense tensor is made: a contender returns it as a function.
+A case is one piece of work with its contenders; each contender is called with the case's data and returns an `Answer`.
+The clock stops before the dense tensor is made: a contender returns it as a function. Contenders run in turn, round
+after round, so that what else the machine does falls on all alike; the first round is not timed, its memory is.
+
+The floor of a case is two readings of the data and the counted flops, at the rates that this machine was measured at.
+Flops are those of one product of the array with the basis that the narrowest cut needs: no direct method does with
+less. (One reading would be the bound for a method that looks at each number once.)
 """
 
+import argparse
+import ctypes
+import gc
 import json
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -20,6 +28,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
+
+#: Threads of the library that ran before wait busily for more work for a while, and would slow down the next.
+_PAUSE_S = 0.2
+PACKAGES = ("tensorly", "quimb", "torchtt", "tntorch", "pyttb", "teneva")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +47,23 @@ Contender = Callable[[Tensor], Answer]
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One piece of work: data made on demand, and who does it."""
+    """One piece of work: data made on demand, and who does it.
+
+    Attributes:
+        name: of the work.
+        data: makes it.
+        contenders: by name; tnkit's begin with "tnkit", and those that draw random numbers say "randomised".
+        floor_flops: of the cheapest known way.
+        group: cases that stand in one chart.
+        at_most_s: measured seconds for each contender; one run is done in any case.
+    """
 
     name: str
     data: Callable[[], Tensor]
     contenders: Mapping[str, Contender]
-    floor_flops: float | None = None  # of the cheapest known way; with one reading of the data it gives the floor
+    floor_flops: float = 0.0
+    group: str = ""
+    at_most_s: float = 6.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +77,11 @@ class Machine:
     read_gb_per_s: float
     versions: dict[str, str]
 
-    def floor_s(self, x: Tensor, flops: float | None) -> float:
-        """One reading of x, plus the arithmetic at the rate of a large matrix product."""
+    def floor_s(self, x: Tensor, flops: float) -> float:
+        """Two readings of x, plus the arithmetic at the rate of a large matrix product."""
         rate = self.gemm_gflops_f32 if x.dtype in (torch.float32, torch.complex64) else self.gemm_gflops_f64
-        return x.numel() * x.element_size() / (self.read_gb_per_s * 1e9) + (flops or 0.0) / (rate * 1e9)
+        flops *= 4.0 if x.is_complex() else 1.0
+        return 2 * x.numel() * x.element_size() / (self.read_gb_per_s * 1e9) + flops / (rate * 1e9)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +90,21 @@ class Row:
 
     case: str
     who: str
+    group: str
+    n_bytes: int
     floor_s: float
     runs: int = 0
     median_s: float | None = None
     min_s: float | None = None
     rel_error: float | None = None
     n_params: int | None = None
+    peak_bytes: int | None = None
     failed: str | None = None
+
+    @property
+    def kind(self) -> str:
+        """Whose it is: "tnkit", "randomised" or "exact"."""
+        return "tnkit" if self.who.startswith("tnkit") else "randomised" if "randomised" in self.who else "exact"
 
 
 @dataclass(slots=True)
@@ -83,30 +115,48 @@ class Results:
     rows: list[Row] = field(default_factory=list)
 
     def write(self, path: Path) -> None:
-        """As JSON, by way of a temporary name."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(asdict(self), indent=1) + "\n")
-        part.replace(path)
-
-    def print(self, console: Console) -> None:
-        """One table for each case, fastest first."""
-        for case in dict.fromkeys(row.case for row in self.rows):
-            rows = sorted((r for r in self.rows if r.case == case), key=lambda r: r.median_s or float("inf"))
-            table = Table(title=case, title_justify="left")
-            for heading in ("who", "median ms", "fastest ms", "× floor", "true error", "parameters"):
-                table.add_column(heading, justify="left" if heading == "who" else "right")
-            for row in rows:
-                table.add_row(*cells(row))
-            console.print(table)
+        """As JSON."""
+        write_json(path, asdict(self))
 
 
-def cells(row: Row) -> tuple[str, ...]:
+def write_json(path: Path, value: Any) -> None:
+    """By way of a temporary name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(value, indent=1) + "\n")
+    part.replace(path)
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a file that `Results.write` made."""
+    return [Row(**row) for row in json.loads(path.read_text())["rows"]]
+
+
+def best(rows: Iterable[Row], kind: str) -> Row | None:
+    """The fastest of a kind."""
+    found = [row for row in rows if row.kind == kind and row.median_s is not None]
+    return min(found, key=lambda row: row.median_s or 0.0, default=None)
+
+
+def show(console: Console, rows: list[Row]) -> None:
+    """The table of one case, fastest first."""
+    table = Table(title=rows[0].case, title_justify="left")
+    for heading in ("who", "median ms", "× floor", "times tnkit", "peak / input", "true error", "numbers"):
+        table.add_column(heading, justify="left" if heading == "who" else "right")
+    ours = best(rows, "tnkit")
+    for row in sorted(rows, key=lambda row: row.median_s or float("inf")):
+        table.add_row(*cells(row, ours))
+    console.print(table)
+
+
+def cells(row: Row, ours: Row | None) -> tuple[str, ...]:
     """A row as text."""
     if row.median_s is None or row.min_s is None:
-        return row.who, "failed", "", "", str(row.failed), ""
-    times = f"{row.median_s * 1e3:,.1f}", f"{row.min_s * 1e3:,.1f}", f"{row.median_s / row.floor_s:,.1f}"
-    return row.who, *times, f"{row.rel_error:.3e}", f"{row.n_params:,}"
+        return row.who, "failed", "", "", "", str(row.failed), ""
+    ratio = f"{row.median_s / ours.median_s:,.1f}" if ours is not None and ours.median_s else ""
+    peak = "" if row.peak_bytes is None else f"{row.peak_bytes / row.n_bytes:.2f}"
+    times = f"{row.median_s * 1e3:,.1f}", f"{row.median_s / row.floor_s:,.1f}"
+    return row.who, *times, ratio, peak, f"{row.rel_error:.3e}", f"{row.n_params:,}"
 
 
 def seconds(work: Callable[[], Any], *, runs: int = 5, at_most_s: float = 20.0) -> list[float]:
@@ -168,25 +218,127 @@ def machine(packages: Iterable[str] = ()) -> Machine:
     )
 
 
+def peak_of(work: Callable[[], Any]) -> int | None:
+    """Bytes of memory that a call held at its worst, beyond what the process had before; None where nobody tells."""
+    status, clear = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+    if not clear.exists():
+        work()
+        return None
+
+    def resident(name: str) -> int:
+        return 1024 * int(next(line.split()[1] for line in status.read_text().splitlines() if line.startswith(name)))
+
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)  # else what was freed before would count as still there
+    before = resident("VmRSS:")
+    clear.write_text("5")
+    work()
+    return max(0, resident("VmHWM:") - before)
+
+
+@dataclass(slots=True)
+class _Lane:
+    """One contender while it runs."""
+
+    who: str
+    contender: Contender
+    times: list[float] = field(default_factory=list)
+    answer: Answer | None = None
+    peak: int | None = None
+    spent: float = 0.0
+    failed: str | None = None
+
+
 def measure(case: Case, on: Machine, *, runs: int = 5, only: str = "") -> list[Row]:
-    """All contenders of a case whose name holds `only`."""
+    """All contenders of a case whose name holds `only`, in turn."""
     x = case.data()
     floor = on.floor_s(x, case.floor_flops)
+    lanes = [_Lane(who, contender) for who, contender in case.contenders.items() if only in who]
+    for turn in range(runs + 1):
+        for lane in lanes:
+            _turn(lane, x, first=turn == 0, at_most_s=case.at_most_s)
     rows = []
-    for who, contender in case.contenders.items():
-        if only not in who:
+    for lane in lanes:
+        n_bytes = x.numel() * x.element_size()
+        if lane.answer is None or lane.failed:
+            rows.append(Row(case.name, lane.who, case.group, n_bytes, floor, failed=lane.failed))
             continue
-        answers: list[Answer] = []
-
-        def work(contender: Contender = contender, answers: list[Answer] = answers) -> None:
-            answers[:] = [contender(x)]
-
-        try:
-            times = seconds(work, runs=runs)
-        except Exception as error:  # another library's failure is a result, and is shown as one
-            rows.append(Row(case.name, who, floor, failed=f"{type(error).__name__}: {error}"[:80]))
-            continue
-        true_error = relative_error(x, answers[0].dense())
-        middle, least, size = statistics.median(times), min(times), answers[0].n_params
-        rows.append(Row(case.name, who, floor, len(times), middle, least, true_error, size))
+        middle, least = statistics.median(lane.times), min(lane.times)
+        error, size = relative_error(x, lane.answer.dense()), lane.answer.n_params
+        found = len(lane.times), middle, least, error, size, lane.peak
+        rows.append(Row(case.name, lane.who, case.group, n_bytes, floor, *found))
+        lane.answer = None
     return rows
+
+
+def _turn(lane: _Lane, x: Tensor, *, first: bool, at_most_s: float) -> None:
+    """One call of one contender, unless it has failed or had its time."""
+    if lane.failed or (lane.times and lane.spent + lane.times[-1] > at_most_s):
+        return
+    took = 0.0
+    time.sleep(_PAUSE_S)
+
+    def work() -> None:
+        nonlocal took
+        begun = time.perf_counter()
+        lane.answer = lane.contender(x)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        took = time.perf_counter() - begun
+
+    try:
+        if first:
+            lane.peak = peak_of(work)
+        else:
+            work()
+    except Exception as error:  # another library's failure is a result, and is shown as one
+        lane.failed = f"{type(error).__name__}: {error}"[:80]
+        return
+    lane.spent += took
+    if not first or took > at_most_s:
+        lane.times.append(took)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the command line of a benchmark module says."""
+
+    quick: bool
+    case: str
+    who: str
+    runs: int
+    json: Path
+
+
+def arguments(name: str, about: str | None) -> Asked:
+    """The options that all modules share."""
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=about)
+    parser.add_argument("--quick", action="store_true", help="small sizes, to see that everything runs")
+    parser.add_argument("--case", default="", help="only cases whose name holds this")
+    parser.add_argument("--who", default="", help="only contenders whose name holds this")
+    parser.add_argument("--runs", type=int, default=5, help="measured runs of each (default 5; fewer where long)")
+    parser.add_argument("--json", type=Path, default=Path(f"out/{name}.json"), help="where to write")
+    return Asked(**vars(parser.parse_args()))
+
+
+def screen() -> Console:
+    """Where tables go."""
+    return Console(width=None if sys.stdout.isatty() else 120)
+
+
+def run_cases(cases: Iterable[Case], asked: Asked) -> Results:
+    """Measure, show and write the cases that are asked for."""
+    console = screen()
+    results = Results(machine(PACKAGES))
+    console.print(results.machine)
+    for case in cases:
+        if asked.case in case.name:
+            rows = measure(case, results.machine, runs=asked.runs, only=asked.who)
+            if rows:
+                show(console, rows)
+            results.rows += rows
+            results.write(asked.json)
+    console.print(f"written to {asked.json}")
+    return results

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 
 import tnkit  # registers every format and method
+from tnkit.nn.specs import LAYER_SPECS
 
 FORMATS, METHODS, COMPLETIONS = tnkit.registry.FORMATS, tnkit.registry.METHODS, tnkit.registry.COMPLETIONS
 MARK = re.compile(r"<!-- table: (\w+) -->")
@@ -48,7 +49,18 @@ def completions() -> list[list[str]]:
     ]
 
 
+def layers() -> list[list[str]]:
+    rows = [[f"`{spec.__name__}`", ", ".join(takers(spec)), first_line(spec)] for spec in LAYER_SPECS.items().values()]
+    return [["specification", "for", "what the layer becomes"], *rows]
+
+
+def takers(spec: type[tnkit.nn.LayerSpec]) -> list[str]:
+    kinds = [kind for kind in tnkit.registry.LAYERS.items().values() if set(kind.readings) & set(spec.reads)]
+    return [f"`{kind.dense.__name__}`" if kind.name != "hf_conv1d" else "Hugging Face `Conv1D`" for kind in kinds]
+
+
 TABLES: dict[str, Callable[[], list[list[str]]]] = {"formats": formats, "methods": methods, "completions": completions}
+TABLES["layers"] = layers
 
 
 def on_page_markdown(markdown: str, **_: object) -> str:

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 import tnkit as tk
 from tests.properties.data import DTYPES, shapes, true_error
-from tnkit.decompose import error_floor, sparse_error
+from tnkit.decompose import error_floor, sparse_error, sparse_mttkrp
 from tnkit.decompose.mttkrp import CPLeastSquares
 from tnkit.decompose.sparse_contract import SparseContraction, unfolding
+from tnkit.decompose.sparse_error import _tucker_at
 from tnkit.decompose.sparse_mttkrp import SparseCP
 from tnkit.errors import DataError, MemoryLimitError, OptionError, ShapeError
 from tnkit.linalg import BlockSparse, block_sparse, group_rows, leading_part, least_rank
@@ -53,6 +54,15 @@ def planted(shape, rank, rows, seed=0, noise=0.0):
     return SparseTensor(torch.cat(indices), found, shape), factors
 
 
+def require_repeated(a, b):
+    """The same result but for rounding, which depends on where the allocator puts arrays, and what a fit makes of it.
+
+    The last bits of products and factorisations differ with the alignment of their operands.
+    """
+    slack = 1e-3 if a.dtype.itemsize < 8 or a.dtype == torch.complex64 else 1e-5
+    torch.testing.assert_close(a, b, rtol=0.0, atol=slack * float(a.abs().max()))
+
+
 # --- what comes in --------------------------------------------------------------------------------------------------
 
 
@@ -73,9 +83,8 @@ class TestSource:
         one, other = SparseTensor(indices, values, (3, 3, 3)), SparseTensor(indices[order], values[order], (3, 3, 3))
         assert torch.equal(one.indices, other.indices)
         assert torch.equal(one.values, other.values)
-        assert torch.equal(
-            tk.decompose(one, "tt", rank=2).tensor.to_dense(), tk.decompose(other, "tt", rank=2).tensor.to_dense()
-        )
+        first, second = (tk.decompose(y, "tt", rank=2).tensor.to_dense() for y in (one, other))
+        require_repeated(first, second)
 
     @pytest.mark.parametrize("layout", ["coo", "csr", "csc", "bsr", "bsc", "hybrid"])
     def test_torch_layouts(self, layout):
@@ -152,12 +161,31 @@ class TestSource:
             ([[0, 0]], [1.0], (2, 0), ShapeError),
             ([[0, 0]], [1.0], (), ShapeError),
             ([[0, 0]], [1.0], 3, ShapeError),
+            ([[0, 0]], [1.0], (2.5, 2), ShapeError),
+            ([[0, 0]], [1.0], "22", ShapeError),
+            ([[0, 0], [1]], [1.0, 2.0], (2, 2), ShapeError),
+            (torch.ones(1, 2, dtype=torch.bool), [1.0], (2, 2), DataError),
             ([[0, 0], [0, 0]], [1e308, 1e308], (2, 2), DataError),
         ],
     )
     def test_what_is_refused(self, indices, values, shape, error):
         with pytest.raises(error):
             SparseTensor(indices, values, shape)
+
+    @pytest.mark.parametrize("torch_too", [True, False])
+    def test_indices_values_and_shape_in_a_tuple(self, torch_too):
+        indices, values = np.array([[0, 1, 2], [1, 0, 0], [0, 1, 2]]), np.array([1.0, 2.0, 3.0])
+        if torch_too:
+            indices, values = torch.from_numpy(indices), torch.from_numpy(values)
+        whole = as_source((indices, values, (2, 3, 4)))
+        assert isinstance(whole, SparseTensor)
+        assert whole.values.tolist() == [4.0, 2.0]
+        assert tk.decompose((indices, values, (2, 3, 4)), "tt", eps=1e-9).rel_error < 1e-9
+        assert tk.decompose((indices, values), "cp", eps=1e-9, shape=(2, 3, 4)).rel_error < 1e-9
+        with pytest.raises(DataError, match="outside"):
+            tk.decompose((indices, values, (2, 3, 2)), "tt", rank=1)
+        assert as_source(([[1.0, 2.0]], [[1.0, 2.0]], [[3.0, 4.0]])) is None  # a nested list is dense
+        assert as_source((indices, values)) is None
 
     def test_sizes_whose_product_leaves_the_range_of_integers(self):
         shape = (2**61, 3, 2**61, 5)
@@ -226,7 +254,7 @@ def test_groups_of_modes_are_shared():
     indices = torch.stack([torch.randint(0, n, (3000,), generator=gen) for n in (6, 500, 5, 400)], dim=1)
     x = SparseTensor(indices, torch.rand(3000, generator=gen, dtype=torch.float64), (6, 500, 5, 400))
     terms = SparseCP(x, 1.0)
-    assert any(len(node.modes) == 2 for node in terms.products.tops)
+    assert [item.group.modes for item in terms.products.scattered] == [(2, 0), (3,), (1,)]
     factors = [normal((n, 2), x.values, gen) for n in x.shape]
     found = {}
     terms.products.sides(list(factors), found.__setitem__)
@@ -406,12 +434,13 @@ class TestEdges:
     def test_a_factor_passes_through(self, name):
         x = sparse_array((4, 5, 6), 3)
         one, other = (tk.decompose(SparseTensor.from_dense(c * x), name, rank=2).tensor for c in (1.0, 1024.0))
-        assert torch.equal(1024.0 * one.to_dense(), other.to_dense())
+        require_repeated(1024.0 * one.to_dense(), other.to_dense())
 
     def test_the_same_seed_gives_the_same_answer(self, name):
         x = SparseTensor.from_dense(sparse_array((8, 9, 10), 3))
         one, other = (tk.decompose(x, name, rank=2, rng=5).tensor for _ in range(2))
-        assert all(torch.equal(a, b) for a, b in zip(one.tensors(), other.tensors(), strict=True))
+        for a, b in zip(one.tensors(), other.tensors(), strict=True):
+            require_repeated(a, b)
 
     def test_dense_arrays_by_name(self, name):
         x = sparse_array((6, 7, 8), 1)
@@ -440,6 +469,68 @@ def test_numbers_out_of_range(method):
         method(max_steps=0)
     with pytest.raises(OptionError, match="unknown"):
         tk.SparseCPALS(start="svd")
+
+
+@st.composite
+def coordinates(draw):
+    """Coordinates as they come: any order, repeated positions, explicit zeros; and the dense array they stand for."""
+    shape = tuple(draw(st.lists(st.integers(1, 9), min_size=1, max_size=5)))
+    count, dtype = draw(st.integers(1, 120)), draw(st.sampled_from(DTYPES))
+    gen = generator(draw(st.integers(0, 10**6)))
+    indices = torch.stack([torch.randint(0, n, (count,), generator=gen) for n in shape], dim=1)
+    values = normal((count,), torch.empty(0, dtype=dtype), gen)
+    values[torch.rand(count, generator=gen) < draw(st.sampled_from([0.0, 0.3]))] = 0.0
+    x = SparseTensor(indices, values, shape)
+    dense = torch.zeros(shape, dtype=dtype).index_put_(tuple(indices.unbind(1)), values, accumulate=True)
+    return x, dense
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@settings(max_examples=30)
+@given(given_=coordinates(), eps=st.one_of(st.sampled_from([1e-3, 0.1, 0.5]), st.floats(0.01, 1.0)))
+def test_coordinates_as_they_come_keep_eps_and_report_the_true_error(name, given_, eps):
+    x, dense = given_
+    torch.testing.assert_close(x.to_dense(), dense)
+    fit = tk.decompose(x, name, eps=eps)
+    if not bool(x.values.any()):
+        assert fit.rel_error == 0.0
+        return
+    true = require_true(x.to_dense(), fit)
+    assert true <= eps * (1 + 1e-6) + error_floor(x.dtype, x.ndim)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@settings(max_examples=15)
+@given(given_=coordinates(), rank=st.integers(1, 4))
+def test_coordinates_as_they_come_keep_ranks(name, given_, rank):
+    x, _ = given_
+    fit = tk.decompose(x, name, rank=rank)
+    assert all(r <= rank for r in fit.ranks)
+    if x.nnz:
+        require_true(x.to_dense(), fit)
+
+
+@pytest.mark.parametrize("rank", [1, 5])
+def test_sums_of_groups_in_pieces(rank, monkeypatch):
+    """Where the sums of a group take too much memory they are made some columns at a time."""
+    gen = generator(0)
+    shape = (6, 7, 8, 9)
+    indices = torch.stack([torch.randint(0, n, (2000,), generator=gen) for n in shape], dim=1)
+    x = SparseTensor(indices, torch.randn(2000, generator=gen, dtype=torch.float64), shape)
+    tensors = (torch.ones(rank, dtype=torch.float64), *(normal((n, rank), x.values, gen) for n in shape))
+    whole, error = SparseCP(x, 10.0).sweep(tensors)
+    monkeypatch.setattr(sparse_mttkrp, "ROOM", -x.nnz * 5 + 100)
+    pieces, again = SparseCP(x, 10.0).sweep(tensors)
+    assert again == pytest.approx(error)
+    for a, b in zip(whole, pieces, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_entries_of_a_tucker_with_a_large_core():
+    value = tk.random_format("tucker", (40, 30, 50), (20, 18, 22), rng=0)
+    gen = generator(0)
+    indices = torch.stack([torch.randint(0, n, (700,), generator=gen) for n in value.shape], dim=1)
+    torch.testing.assert_close(_tucker_at(value, indices), value.at(indices))
 
 
 # --- large and planted ----------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
-"""FactoredConv2d: exact at full rank for every option of the convolution."""
+"""FactoredConv: exact at full rank for every option of the convolution."""
 
 import copy
+from dataclasses import replace
 from math import prod
 
 import pytest
@@ -8,9 +9,20 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils import flop_counter
 
 from tnkit.errors import OptionError, RankError
-from tnkit.nn import ChannelSVD, FactoredConv2d, LowRankLayer, Tucker2, calibrate, compress, compress_layer
+from tnkit.nn import (
+    ChannelSVD,
+    FactoredConv,
+    LowRankLayer,
+    NetworkLayer,
+    SpatialSVD,
+    Tucker2,
+    calibrate,
+    compress,
+    compress_layer,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same':UserWarning")
 
@@ -103,6 +115,25 @@ def test_the_patch_metric_is_the_output_error() -> None:
     assert (tucker(x) - conv(x)).norm() < (unweighted(x) - conv(x)).norm()
 
 
+@pytest.mark.parametrize("d", [1, 2, 3])
+@pytest.mark.parametrize("transposed", [True, False])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_the_patch_metric_is_the_output_error_for_every_convolution(d: int, transposed: bool, groups: int) -> None:
+    torch.manual_seed(0)
+    kinds = {1: (nn.Conv1d, nn.ConvTranspose1d), 2: (nn.Conv2d, nn.ConvTranspose2d), 3: (nn.Conv3d, nn.ConvTranspose3d)}
+    options = {"stride": (2, 1, 3)[:d], "dilation": (2, 1, 1)[:d], "padding": 1, "groups": groups, "bias": False}
+    more = {"output_padding": (1, 0, 2)[:d]} if transposed else {}
+    conv = kinds[d][transposed](4, 6, (3, 2, 2)[:d], **options, **more, dtype=torch.float64)
+    x = torch.randn(5, 4, *(6, 5, 4)[:d], dtype=torch.float64)
+    stats = calibrate(conv, [x], rules={"": ChannelSVD()})[""]
+    result = compress_layer(conv, ChannelSVD(rank=2), gram=stats)
+    wrong = (result.module(x) - conv(x)).norm() / conv(x).norm()
+    assert float(wrong.detach()) == pytest.approx(result.report.rel_error, rel=1e-6)
+    if groups == 1:
+        rows = conv(x).movedim(1, -1).reshape(-1, 6)
+        assert stats.count == len(rows)
+
+
 def test_full_rank_is_exact_with_a_singular_channel_gram_matrix() -> None:
     conv, x = nn.Conv2d(6, 5, 3, dtype=torch.float64), torch.randn(2, 6, 7, 7, dtype=torch.float64)
     gram = torch.zeros(6, 6, dtype=torch.float64)
@@ -115,10 +146,13 @@ def test_full_rank_is_exact_with_a_singular_channel_gram_matrix() -> None:
 
 
 def test_the_stride_of_a_pointwise_kernel_goes_on_the_first_factor() -> None:
-    conv = nn.Conv2d(8, 8, 1, stride=2)
-    module = compress_layer(conv, Tucker2(rank=(2, 2))).module
-    assert [stage.spatial for stage in module.stages] == [True, False, False]
-    assert compress_layer(conv, ChannelSVD(rank=2)).module.stages[0].spatial
+    conv, x, sizes = nn.Conv2d(8, 8, 1, stride=2), torch.randn(1, 8, 6, 6), []
+    for spec in (Tucker2(rank=(2, 2), execution="factored"), ChannelSVD(rank=2, execution="factored")):
+        module = compress_layer(conv, spec).module
+        with flop_counter.FlopCounterMode(display=False) as counter:
+            module(x)
+        sizes.append(counter.get_total_flops())
+    assert sizes == [2 * 9 * (8 * 2 + 2 * 2 + 2 * 8), 2 * 9 * (8 * 2 + 2 * 6)]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -137,13 +171,31 @@ def test_copies_export_and_compile(spec: Tucker2 | ChannelSVD) -> None:
     module.execution = "factored"
     expected = module(x)
     assert torch.equal(copy.deepcopy(module)(x), expected)
-    fresh = FactoredConv2d.from_config(module.config(), torch.float32)
+    fresh = FactoredConv.from_config(module.config(), torch.float32)
     fresh.load_state_dict(module.state_dict())
     assert torch.equal(fresh(x), expected)
     assert torch.allclose(torch.export.export(module, (x,)).module()(x), expected, atol=1e-6)
     assert torch.allclose(torch.compile(module, fullgraph=True, backend="eager")(x), expected, atol=1e-6)
     module(x).sum().backward()
     assert all(p.grad is not None for p in module.parameters())
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_counted_multiplications_are_those_that_are_done(transposed: bool) -> None:
+    conv = (nn.ConvTranspose2d if transposed else nn.Conv2d)(8, 12, 3, stride=2, bias=False)
+    x = torch.randn(2, 8, 9, 9)
+    specs = [Tucker2(rank=(4, 3)), ChannelSVD(rank=5, pivoted=False), NetworkLayer("tucker", rank=(4, 3, 2, 2))]
+    for spec in [*specs, SpatialSVD(rank=3)]:
+        small, report = compress(conv, None, calib=[x], rules={"": replace(spec, execution="factored")}, measure=False)
+        with flop_counter.FlopCounterMode(display=False) as counter:
+            small(x)
+        done = counter.get_flop_counts()["Global"]
+        flops = sum(n for op, n in done.items() if "convolution" in str(op))
+        if not isinstance(spec, SpatialSVD):  # the first of the two is strided along one axis only
+            assert report.layers[0].flops_after == flops
+        else:
+            assert report.layers[0].flops_after >= flops / 2
+    assert report.layers[0].flops_before == 2 * conv.weight.numel() * (81 * 2 if transposed else 16 * 2)
 
 
 def test_recompressing_a_compressed_convolution() -> None:
@@ -160,5 +212,5 @@ def test_ranks_that_are_not_there() -> None:
         Tucker2(rank=(0, 2))
     with pytest.raises(RankError, match="positive"):
         Tucker2(rank=(3,))
-    with pytest.raises(OptionError, match="Tucker2, ChannelSVD"):
+    with pytest.raises(OptionError, match=r"ChannelSVD, .*Tucker2"):
         compress_layer(conv, LowRankLayer(rank=2))

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from tnkit.nn import Budget, LowRankLayer, calibrate, compress
-from tnkit.nn.attention import projection_input
+from tnkit.nn.opening import projection_input
 from tnkit.nn.scope import find_scope
 from tnkit.nn.sensitivity import Sensitivity, Site
 from tnkit.nn.stats import InputStats

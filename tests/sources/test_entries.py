@@ -140,3 +140,9 @@ def test_which_things_are_functions_of_indices():
     assert as_source(np.ones(3), Asked(shape=(3,))) is None
     assert as_source(torch.ones(3)) is None
     assert as_source([[1.0]]) is None
+
+
+def test_a_function_of_several_arguments_is_refused_with_the_way_out():
+    with pytest.raises(tk.TnkitError, match=r"\(i, j, k\).*one array"):
+        tk.decompose(lambda i, j, k: i + j + k, "tt", shape=(3, 4, 5), eps=1e-3)
+    assert tk.decompose(lambda *i: i[0].sum(1) + 1.0, "tt", shape=(3, 4), rank=2).ranks

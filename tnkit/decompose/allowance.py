@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from math import sqrt
 
-import torch
-
 from tnkit.arrays import machine_eps
 from tnkit.decompose.base import Problem
-from tnkit.linalg import energy
 
-__all__ = ["allowed2", "exact_norm2", "floor2", "known_error"]
+__all__ = ["allowed2", "floor2", "known_error"]
 
 
 def floor2(problem: Problem) -> float:
@@ -22,12 +19,6 @@ def allowed2(problem: Problem) -> float | None:
     """The squared error to aim at: eps less the rounding that the dense result will add; None without eps."""
     asked = problem.error2_allowed
     return None if asked is None else max(asked * (1 - 1e-6) - floor2(problem), floor2(problem))
-
-
-def exact_norm2(problem: Problem) -> float:
-    """‖x‖² with sums in float64; one read in single precision, none in double."""
-    single = problem.x.dtype in (torch.float32, torch.complex64)
-    return energy(problem.x) if single else problem.norm**2
 
 
 def known_error(problem: Problem, lost2: float, certain: bool) -> float | None:

@@ -19,11 +19,11 @@ from torch import Tensor
 from tnkit.decompose.base import Problem
 from tnkit.decompose.compressed import fit_compressed
 from tnkit.decompose.descent import Start, Trial, descend, descend_from, go_on, rounding_error
-from tnkit.decompose.rank_search import RankSearch, direct_fit, measured, newton_limit, steps_of
+from tnkit.decompose.options import Restarted
+from tnkit.decompose.rank_search import direct_fit, measured, newton_limit
 from tnkit.decompose.resize import grown
 from tnkit.decompose.sweep import LeastSquares
 from tnkit.decompose.tree_svd import edges, fit_tree, is_tree, spanning_ranks, tree_tensors
-from tnkit.errors import OptionError
 from tnkit.formats import random_tensors
 from tnkit.registry import METHODS
 from tnkit.solvers import DIRECT, Control
@@ -58,43 +58,32 @@ def random_starts(problem: Problem, ranks: Sequence[int], count: int) -> Iterato
 
 
 @dataclass(frozen=True, slots=True)
-class ALS(RankSearch):
+class ALS(Restarted):
     """Alternating least squares with extrapolation, Gauss–Newton steps where the network is small, and restarts.
 
     Attributes:
-        max_steps: sweeps (or steps) for each start.
+        max_steps: sweeps (or steps) for each start, those on a compressed array and of its first heat included.
         tol: stop when the error falls by less than this, relative to itself, over five steps.
         starts: how many starts are tried.
         start: "svd" (a tree of truncated SVDs, or the format's direct method), "random", or "auto": the first of them
             and then the second.
         ridge: pull towards the old value of a node, as a share of the mean eigenvalue of its normal matrix.
         newton: whether Gauss–Newton steps may take over.
+        compress: whether large arrays are fitted in a Tucker basis first.
 
     References:
         Kolda & Bader, doi:10.1137/07070111X (CP); Holtz, Rohwedder, Schneider, doi:10.1137/100818893 (trains).
     """
 
-    max_steps: int = 200
-    tol: float = 1e-5
-    starts: int = 6
     start: str = "auto"
     ridge: float = 0.0
     newton: bool = True
+    compress: bool = True
+    kinds_of_start: ClassVar[tuple[str, ...]] = ("auto", "svd", "random")
     name: ClassVar[str] = "als"
     formats: ClassVar[tuple[str, ...]] = ("*",)
     deterministic: ClassVar[bool] = False
     summary: ClassVar[str] = "alternating least squares on any network, started from SVDs and at random"
-
-    def __post_init__(self) -> None:
-        """Refuse an unknown start.
-
-        Raises:
-            OptionError: it is none of the three, or a number is out of range.
-        """
-        if self.start not in ("auto", "svd", "random"):
-            raise OptionError(f"ALS(start={self.start!r}) is unknown. Use 'auto', 'svd' or 'random'.")
-        if self.max_steps < 1 or self.starts < 1 or self.tol < 0 or self.ridge < 0:
-            raise OptionError(f"{self}: max_steps and starts must be 1 or more, tol and ridge 0 or more.")
 
     def solve(
         self,
@@ -113,10 +102,11 @@ class ALS(RankSearch):
             goal,
             starts=lambda p: [] if self.start == "random" else svd_starts(p, ranks),
             count=0 if self.start == "svd" else self.starts,
-            control=steps_of(problem, max_steps=self.max_steps, tol=self.tol, goal=goal, quick=quick),
+            control=self.control(problem, goal, quick=quick),
             ridge=self.ridge,
             newton=newton_limit(goal, quick=quick) if self.newton else 0,
             quick=quick,
+            compress=self.compress,
         )
 
     def direct(self, problem: Problem) -> Trial | None:
@@ -143,6 +133,7 @@ def fit_network(
     ridge: float,
     newton: int,
     quick: bool,
+    compress: bool = True,
 ) -> Trial:
     """Fit given ranks on any topology: compressed first where that pays, from what is known, then at random.
 
@@ -157,6 +148,7 @@ def fit_network(
         ridge: see `LeastSquares.sweep`.
         newton: up to how many parameters Gauss–Newton steps may take over.
         quick: whether this is one of many attempts.
+        compress: whether a large array is fitted in the leading basis of each mode first.
     """
 
     def solve(small: Problem, inside: Sequence[Tensor] | None, limits: Control) -> Trial:
@@ -172,7 +164,7 @@ def fit_network(
         return go_on(least_squares(problem), rough, limits, ridge=ridge, newton=newton)
 
     control = replace(control, target=goal)
-    found = fit_compressed(problem, ranks, start, control, solve, polish)
+    found = fit_compressed(problem, ranks, start, control, solve, polish) if compress else None
     return solve(problem, start, control) if found is None else found
 
 

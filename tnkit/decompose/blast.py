@@ -24,8 +24,8 @@ from torch import Tensor
 from tnkit.decompose.als import least_squares
 from tnkit.decompose.base import Problem
 from tnkit.decompose.descent import Start, Trial, descend, descend_from, ended
+from tnkit.decompose.options import check_options
 from tnkit.decompose.rank_search import RankSearch, measured, newton_limit, steps_of
-from tnkit.errors import OptionError
 from tnkit.linalg import solve_gram, split
 from tnkit.registry import METHODS
 from tnkit.rng import normal
@@ -62,8 +62,7 @@ class BlastFit(RankSearch):
         Raises:
             OptionError: one is.
         """
-        if self.descent_steps < 1 or self.max_steps < 1 or self.starts < 0 or self.tol < 0 or self.damping < 0:
-            raise OptionError(f"{self}: steps must be 1 or more, starts, tol and damping 0 or more.")
+        check_options(self, least_starts=0)
 
     def solve(
         self,

@@ -25,9 +25,9 @@ from tnkit.decompose.als import fit_network, random_starts
 from tnkit.decompose.base import Problem
 from tnkit.decompose.compressed import fit_compressed
 from tnkit.decompose.descent import NEWTON_MOST, Start, Trial, descend, ended, joined
-from tnkit.decompose.rank_search import RankSearch, direct_fit, measured, newton_limit, steps_of
+from tnkit.decompose.options import Restarted
+from tnkit.decompose.rank_search import direct_fit, measured, newton_limit
 from tnkit.decompose.term_sweep import TermSweeps, hosvd, with_empty_terms
-from tnkit.errors import OptionError
 from tnkit.formats import Tucker, TuckerSpec
 from tnkit.registry import METHODS
 from tnkit.solvers import DIRECT, Control
@@ -39,36 +39,25 @@ JOINT_CORE = 900
 
 
 @dataclass(frozen=True, slots=True)
-class BTDALS(RankSearch):
+class BTDALS(Restarted):
     """Alternating least squares for block terms; Gauss–Newton steps where the problem is small, several starts.
 
     Small cores are updated jointly over all terms, large ones term by term (each term a step of HOOI on what the others
     leave; De Lathauwer & Nion, doi:10.1137/070690730).
 
     Attributes:
-        max_steps: sweeps (or steps) for each start.
+        max_steps: sweeps (or steps) for each start, those on a compressed array and of its first heat included.
         tol: stop when the error falls by less than this, relative to itself, over five steps.
         starts: how many starts there are in all.
         ridge: pull towards the old value, as a share of the mean eigenvalue of a normal matrix.
     """
 
-    max_steps: int = 200
-    tol: float = 1e-5
     starts: int = 8
     ridge: float = 0.0
     name: ClassVar[str] = "btd_als"
     formats: ClassVar[tuple[str, ...]] = ("btd",)
     deterministic: ClassVar[bool] = False
     summary: ClassVar[str] = "alternating least squares for block terms, from peeled Tucker terms and random starts"
-
-    def __post_init__(self) -> None:
-        """Refuse numbers out of range.
-
-        Raises:
-            OptionError: one is.
-        """
-        if self.max_steps < 1 or self.starts < 1 or self.tol < 0 or self.ridge < 0:
-            raise OptionError(f"{self}: max_steps and starts must be 1 or more, tol and ridge 0 or more.")
 
     def solve(
         self,
@@ -80,7 +69,7 @@ class BTDALS(RankSearch):
         quick: bool = False,
     ) -> Trial:
         """See `RankSearch.solve`."""
-        control = steps_of(problem, max_steps=self.max_steps, tol=self.tol, goal=goal, quick=quick)
+        control = self.control(problem, goal, quick=quick)
         if terms_of(problem) * prod(ranks) > JOINT_CORE:
 
             def solve(small: Problem, inside: Sequence[Tensor] | None, limits: Control) -> Trial:

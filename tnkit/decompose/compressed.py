@@ -29,8 +29,9 @@ SHARE = 0.3
 #: After a compressed fit, sweeps on the array go on as long as they gain so many times the tolerance.
 POLISH = 10.0
 
-#: How many of the steps, at the most, and which share of them is kept for the array.
-POLISH_STEPS, POLISH_SHARE = 10, 5
+#: How many of the steps, at the most, and which share of them is kept for the array. The first of them gains what the
+#: bases miss; from then on a step gains no more than one on the core, and costs much more.
+POLISH_STEPS, POLISH_SHARE = 2, 5
 
 Solve: TypeAlias = "Callable[[Problem, Sequence[Tensor] | None, Control], Trial]"
 

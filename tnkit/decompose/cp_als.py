@@ -21,8 +21,8 @@ from tnkit.decompose.compressed import fit_compressed
 from tnkit.decompose.cp_starts import eigen_start, random_start, svd_start
 from tnkit.decompose.descent import Trial, descend, descend_from, go_on
 from tnkit.decompose.mttkrp import CPLeastSquares, balanced, normalised
-from tnkit.decompose.rank_search import RankSearch, measured, newton_limit, steps_of
-from tnkit.errors import OptionError
+from tnkit.decompose.options import Restarted
+from tnkit.decompose.rank_search import measured, newton_limit
 from tnkit.linalg import rank_for_tail, split
 from tnkit.registry import METHODS
 from tnkit.solvers import DIRECT, Control
@@ -31,7 +31,7 @@ __all__ = ["CPALS"]
 
 
 @dataclass(frozen=True, slots=True)
-class CPALS(RankSearch):
+class CPALS(Restarted):
     """Alternating least squares for CP, with extrapolated sweeps and Gauss–Newton steps where the problem is small.
 
     Matrices (at most two modes above 1) and ranks of dense size over the largest mode are done directly. A large array
@@ -39,7 +39,7 @@ class CPALS(RankSearch):
     itself (Bro & Andersson, doi:10.1016/S0169-7439(98)00011-2).
 
     Attributes:
-        max_steps: sweeps (or steps) for each start.
+        max_steps: sweeps (or steps) for each start, those on a compressed array and of its first heat included.
         tol: stop when the error falls by less than this, relative to itself, over five steps.
         starts: random starts beside those from eigenvalues and from singular vectors.
         start: "auto" (all of them), "eigen", "svd" or "random".
@@ -50,27 +50,15 @@ class CPALS(RankSearch):
         Kolda & Bader, doi:10.1137/07070111X; Ang et al., doi:10.1137/19M1288395 (extrapolation).
     """
 
-    max_steps: int = 200
-    tol: float = 1e-5
-    starts: int = 6
     start: str = "auto"
     ridge: float = 0.0
     compress: bool = True
+    kinds_of_start: ClassVar[tuple[str, ...]] = ("auto", "eigen", "svd", "random")
+    least_starts: ClassVar[int] = 0
     name: ClassVar[str] = "cp_als"
     formats: ClassVar[tuple[str, ...]] = ("cp",)
     deterministic: ClassVar[bool] = False
     summary: ClassVar[str] = "alternating least squares for CP: two passes over the data a sweep, several starts"
-
-    def __post_init__(self) -> None:
-        """Refuse an unknown start.
-
-        Raises:
-            OptionError: it is none of the four, or a number is out of range.
-        """
-        if self.start not in ("auto", "eigen", "svd", "random"):
-            raise OptionError(f"CPALS(start={self.start!r}) is unknown. Use 'auto', 'eigen', 'svd' or 'random'.")
-        if self.max_steps < 1 or self.starts < 0 or self.tol < 0 or self.ridge < 0:
-            raise OptionError(f"{self}: max_steps must be 1 or more, starts, tol and ridge 0 or more.")
 
     def solve(
         self,
@@ -86,7 +74,7 @@ class CPALS(RankSearch):
         if ranks[0] >= x.numel() // max(x.shape):
             tensors = all_terms(x) if goal is None else largest_terms(x, (goal * problem.norm) ** 2)
             return Trial(tensors, measured(problem, tensors), DIRECT)
-        control = steps_of(problem, max_steps=self.max_steps, tol=self.tol, goal=goal, quick=quick)
+        control = self.control(problem, goal, quick=quick)
         if start is not None:
             weights, first, *others = start
             start = (torch.ones_like(weights), first * weights, *others)  # new terms: zero in the first factor alone

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from tnkit.decompose.gauss_newton import Linearised, NewtonState, newton_start, newton_step
+from tnkit.decompose.sweep import is_sure
 from tnkit.solvers import (
     CONVERGED,
     INTERRUPTED,
@@ -154,7 +155,7 @@ def descend(
         extrapolate: whether sweeps start from extrapolated points; not where representations jump between sweeps.
 
     Returns:
-        The best parameters, and their measured error.
+        The best parameters, and their error: measured, or from inner products that tell it as well.
     """
     linear = problem if isinstance(problem, Linearised) and sum(t.numel() for t in start) <= newton else None
     floor = rounding_error(problem.x.dtype)
@@ -173,7 +174,8 @@ def descend(
     begin = _State(tuple(start), inf, pace=0.3 if extrapolate else 0.0)
     out = iterate(step, begin, replace(control, target=goal))
     best = out.value
-    error = problem.error(best.tensors)
+    told = isfinite(best.error) and is_sure(best.error, problem.x.dtype)
+    error = best.error if told else problem.error(best.tensors)
     if not isfinite(error):  # overflow on the way
         return Trial(tuple(start), problem.error(start), CONVERGED, out.history)
     status = out.status

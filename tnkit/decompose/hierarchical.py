@@ -14,7 +14,7 @@ from math import sqrt
 import torch
 from torch import Tensor
 
-from tnkit.decompose.allowance import allowed2, exact_norm2, floor2, known_error
+from tnkit.decompose.allowance import allowed2, floor2, known_error
 from tnkit.decompose.base import Fit, Problem, Target
 from tnkit.decompose.nested import Nested, project_nested
 from tnkit.decompose.rough import SMALL, Rough, budget_caps
@@ -46,7 +46,7 @@ def fit_tree(problem: Problem) -> Fit:
 def _by_ranks(problem: Problem, ranks: tuple[int, ...]) -> Nested:
     layout = problem.layout
     limits = dict(zip(layout.bonds, ranks, strict=True))
-    return project_nested(problem.x, tree_of(layout.topology), limits, exact_norm2(problem), problem.rng)
+    return project_nested(problem.x, tree_of(layout.topology), limits, problem.norm**2, problem.rng)
 
 
 def _within(problem: Problem) -> Fit:
@@ -56,7 +56,7 @@ def _within(problem: Problem) -> Fit:
     that follows inside, so the squared errors add up exactly.
     """
     layout, target = problem.layout, problem.target
-    x, factors, norm2, outside2 = problem.x.detach(), None, exact_norm2(problem), 0.0
+    x, factors, norm2, outside2 = problem.x.detach(), None, problem.norm**2, 0.0
     caps, error2, tree = problem.max_ranks, allowed2(problem), tree_of(problem.layout.topology)
     if error2 is not None and x.numel() > SMALL:
         tucker = compress_tucker(replace(problem, layout=TuckerSpec().layout(x.shape), target=Target(eps=target.eps)))

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tnkit.arrays import machine_eps
-from tnkit.decompose.allowance import allowed2, exact_norm2, known_error
+from tnkit.decompose.allowance import allowed2, known_error
 from tnkit.decompose.base import Fit, Method, Problem
 from tnkit.decompose.core_shape import Compressed, cheapest_core, turn_to_hosvd
 from tnkit.decompose.st_hosvd import (
@@ -34,6 +34,7 @@ from tnkit.solvers import CONVERGED, DIRECT, REACHED, Control, Outcome, StepInfo
 __all__ = ["HOOI", "CoreSweeps", "reduce_core"]
 
 _LARGE = 2**20  # entries from which the sweeps run in compressed coordinates
+_PROMISE = 0.2  # share of the allowed gap that a first sweep must gain for more of them
 _REDUCTIONS = 12  # smaller core shapes that are tried
 _QUICK = 4  # sweeps at each core shape where the choice of the method was automatic
 _QUICK_FLOPS = 3e9  # for all of them, roughly
@@ -81,32 +82,42 @@ class HOOI(Method):
         with torch.no_grad():
             target = problem.target
             if target.eps is None and target.max_params is None:
-                found, outcome = _at_ranks(problem, control, self.gap)
+                found, outcome, proven = _at_ranks(problem, control, self.gap)
             else:
                 found, outcome = _within(problem, control, quick=self.gap > 0)
+                proven = False
         tensors = (found.core.contiguous(), *(f.contiguous() for f in found.factors))
         eps = torch.finfo(problem.x.dtype).eps
-        certain = found.lost2 > 2000 * eps * problem.norm**2 and not eps > 1e-10
+        certain = proven or (found.lost2 > 2000 * eps * problem.norm**2 and not eps > 1e-10)
         return Fit(tensors, known_error(problem, found.lost2, certain), status=outcome.status, history=outcome.history)
 
 
-def _at_ranks(problem: Problem, control: Control, gap: float) -> tuple[Compressed, Outcome[Compressed]]:
+def _at_ranks(problem: Problem, control: Control, gap: float) -> tuple[Compressed, Outcome[Compressed], bool]:
     """No sweeps where ST-HOSVD is proven good enough; else on the array, or on a large one in bases above the ranks.
 
     Sweeps in such bases cost nothing beside finding them. They hold the best subspaces but for what those gain from
-    directions beyond the leading ones of every mode.
+    directions beyond the leading ones of every mode. Where a gap is allowed, one sweep on a large array shows first
+    whether more are worth while.
+
+    Returns:
+        the result, how it came about, and whether its error is that of orthogonal projections, exactly.
     """
     ranks = problem.max_ranks
     done = nested_by_ranks(problem, ranks)
     start = as_compressed(done)
     if start.lost2 <= (1 + gap) ** 2 * done.least2:
-        return start, Outcome(start, sqrt(start.lost2) / problem.norm, (), CONVERGED)
+        return start, Outcome(start, sqrt(start.lost2) / problem.norm, (), CONVERGED), done.certain
+    if gap > 0 and problem.x.numel() > _LARGE:
+        first, outcome = CoreSweeps(problem.x, problem.norm**2, replace(control, max_steps=1, tol=0.0)).improve(start)
+        if first.lost2 > (1 - _PROMISE * gap) ** 2 * start.lost2:
+            return first, replace(outcome, status=CONVERGED), first is start and done.certain
+        start = first
     generous = tuple(min(cap, r + r // 4 + 8) for r, cap in zip(ranks, problem.layout.caps, strict=True))
     if problem.x.numel() <= _LARGE or prod(generous) * 8 > problem.x.numel():
-        return CoreSweeps(problem.x, exact_norm2(problem), control).improve(start)
+        return *CoreSweeps(problem.x, problem.norm**2, control).improve(start), False
     rough, _ = fit_by_ranks(problem, generous)
     start = corner(turn_to_hosvd(rough), ranks)
-    return _swept_inside(rough, start, control)
+    return *_swept_inside(rough, start, control), False
 
 
 def _swept_inside(rough: Compressed, start: Compressed, control: Control) -> tuple[Compressed, Outcome[Compressed]]:

@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tnkit.decompose.allowance import allowed2, exact_norm2, floor2, known_error
+from tnkit.decompose.allowance import allowed2, floor2, known_error
 from tnkit.decompose.base import Fit, Method, Problem
 from tnkit.formats.tubes import truncated_products
 from tnkit.linalg import Split, split
@@ -71,7 +71,7 @@ def _two_factors(problem: Problem, matrix: Tensor) -> tuple[Tensor, Tensor, Spli
         matrix,
         max_rank=rank_limit(problem),
         tail2=allowed2(problem),
-        norm2=exact_norm2(problem),
+        norm2=problem.norm**2,
         side="left" if m <= n else "right",
         rng=problem.rng,
     )

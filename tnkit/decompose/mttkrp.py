@@ -14,10 +14,10 @@ from math import prod, sqrt
 import torch
 from torch import Tensor
 
-from tnkit.decompose.sweep import SAFE_SHARE
+from tnkit.decompose.sweep import SAFE_SHARE, Workspace
 from tnkit.decompose.tangent import scale
 from tnkit.linalg import solve_gram
-from tnkit.linalg.products import padded_rows, wide_dtype
+from tnkit.linalg.products import energy, padded_rows, wide_dtype
 
 __all__ = ["CPLeastSquares", "balanced", "normalised"]
 
@@ -36,6 +36,7 @@ class CPLeastSquares:
     def __init__(self, x: Tensor, norm: float) -> None:
         self.x, self.norm = x.contiguous(), norm
         self.wide = wide_dtype(x.dtype)
+        self.space = Workspace()
         n = x.shape
         self.cut = min(range(1, x.ndim), key=lambda s: prod(n[:s]) + prod(n[s:])) if x.ndim > 1 else 0
 
@@ -50,7 +51,7 @@ class CPLeastSquares:
         total = 0.0
         for start in range(0, data.shape[0], block):
             part = data[start : start + block] - left[:, start : start + block].mT @ right
-            total += float(torch.linalg.vector_norm(part)) ** 2
+            total += energy(part)
         return sqrt(total) / self.norm
 
     def sweep(
@@ -99,7 +100,7 @@ class CPLeastSquares:
         wide = [row.to(self.wide) for row in rows]
         sides = list[Tensor]()
         rest = self._with(self._dense_difference(rows))
-        rest._sides(rows, lambda _, side: sides.append(side.to(self.wide).reshape(-1)))
+        rest._sides(rows, lambda _, side: sides.append(side.to(self.wide, copy=True).reshape(-1)))
         sizes = [row.numel() for row in rows]
         whole = torch.zeros((sum(sizes), sum(sizes)), dtype=self.wide, device=self.x.device)
         starts = [sum(sizes[:k]) for k in range(len(sizes))]
@@ -134,7 +135,10 @@ class CPLeastSquares:
     # -- the products
 
     def _sides(self, rows: list[Tensor], update: Callable[[int, Tensor], None]) -> None:
-        """For each mode in order the conjugated other factors on the array, (r, n_k); `update` may change `rows`."""
+        """For each mode in order the conjugated other factors on the array, (r, n_k); `update` may change `rows`.
+
+        What `update` gets is overwritten by what comes later.
+        """
         d, r, cut = self.x.ndim, rows[0].shape[0], self.cut
         if d == 1:
             update(0, self.x.expand(r, -1))
@@ -143,8 +147,10 @@ class CPLeastSquares:
         for mine, data in ((range(cut), matrix), (range(cut, d), matrix.mT)):
             others = [k for k in range(d) if k not in mine]
             if r * data.shape[0] <= ROOM * self.x.numel() + 4096 or len(mine) == 1:
-                product = _khatri_rao([padded_rows(rows[k], data) for k in others]).conj()
-                part = (product @ data.mT)[:r]
+                terms = [padded_rows(rows[k].conj().resolve_conj(), data) for k in others]
+                size = terms[0].shape[0], data.shape[1]
+                product = _khatri_rao(terms, None if len(terms) == 1 else self.space.take("product", size, terms[0]))
+                part = torch.mm(product, data.mT, out=self.space.take("part", (size[0], data.shape[0]), product))[:r]
                 self._within(part.reshape(r, *(self.x.shape[k] for k in mine)), list(mine), rows, update)
                 continue
             width = max(1, ROOM * self.x.numel() // data.shape[0])
@@ -186,11 +192,13 @@ def _contract_others(part: Tensor, modes: list[int], rows: Sequence[Tensor], k: 
     return part.reshape(r, -1)
 
 
-def _khatri_rao(rows: Sequence[Tensor]) -> Tensor:
-    """(r, n_0 n_1 …) from (r, n_k) each, the first running slowest."""
+def _khatri_rao(rows: Sequence[Tensor], out: Tensor | None = None) -> Tensor:
+    """(r, n_0 n_1 …) from (r, n_k) each, the first running slowest; into `out` where it is given."""
     product = rows[0]
-    for row in rows[1:]:
-        product = (product[:, :, None] * row[:, None, :]).reshape(product.shape[0], -1)
+    for k, row in enumerate(rows[1:], 2):
+        shape = product.shape[0], product.shape[1], row.shape[1]
+        into = out.view(shape) if out is not None and k == len(rows) else None
+        product = torch.mul(product[:, :, None], row[:, None, :], out=into).reshape(shape[0], -1)
     return product
 
 

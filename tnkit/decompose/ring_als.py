@@ -20,10 +20,10 @@ from torch import Tensor
 from tnkit.decompose.als import fit_network, least_squares, random_starts
 from tnkit.decompose.base import Problem, Target
 from tnkit.decompose.descent import Start, Trial, descend
-from tnkit.decompose.rank_search import RankSearch, direct_fit, measured, newton_limit, steps_of
+from tnkit.decompose.options import Restarted
+from tnkit.decompose.rank_search import direct_fit, measured, newton_limit
 from tnkit.decompose.resize import resized
 from tnkit.decompose.tree_svd import tree_tensors
-from tnkit.errors import OptionError
 from tnkit.formats import Layout
 from tnkit.linalg import split
 from tnkit.registry import METHODS
@@ -36,43 +36,33 @@ WIDE_STEPS = 25
 
 
 @dataclass(frozen=True, slots=True)
-class RingALS(RankSearch):
+class RingALS(Restarted):
     """Alternating least squares for the tensor ring, with extrapolated sweeps and Gauss–Newton steps where it is small.
 
     A ring is a hard landscape: from one start in five the iteration ends in a poor minimum even if the array is a ring.
     So there are several starts, that of a ring SVD first; small problems go on until one is exact or three agree.
 
     Attributes:
-        max_steps: sweeps (or steps) for each start.
+        max_steps: sweeps (or steps) for each start, those on a compressed array and of its first heat included.
         tol: stop when the error falls by less than this, relative to itself, over five steps.
         starts: how many starts there are in all.
         start: "auto", "svd" (ring SVD only) or "random".
         ridge: pull towards the old core, as a share of the mean eigenvalue of its normal matrix.
+        compress: whether large arrays are fitted in a Tucker basis first.
 
     References:
         Zhao et al., arXiv:1606.05535 (ring ALS); Mickelin & Karaman, arXiv:1807.02513 (ring SVD).
     """
 
-    max_steps: int = 200
-    tol: float = 1e-5
     starts: int = 10
     start: str = "auto"
     ridge: float = 0.0
+    compress: bool = True
+    kinds_of_start: ClassVar[tuple[str, ...]] = ("auto", "svd", "random")
     name: ClassVar[str] = "ring_als"
     formats: ClassVar[tuple[str, ...]] = ("tr",)
     deterministic: ClassVar[bool] = False
     summary: ClassVar[str] = "alternating least squares for the tensor ring, from ring SVDs and random starts"
-
-    def __post_init__(self) -> None:
-        """Refuse an unknown start.
-
-        Raises:
-            OptionError: it is none of the three, or a number is out of range.
-        """
-        if self.start not in ("auto", "svd", "random"):
-            raise OptionError(f"RingALS(start={self.start!r}) is unknown. Use 'auto', 'svd' or 'random'.")
-        if self.max_steps < 1 or self.starts < 1 or self.tol < 0 or self.ridge < 0:
-            raise OptionError(f"{self}: max_steps and starts must be 1 or more, tol and ridge 0 or more.")
 
     def solve(
         self,
@@ -93,10 +83,11 @@ class RingALS(RankSearch):
             goal,
             starts=lambda small: self._starts(small, ranks, quick=quick),
             count=count,
-            control=steps_of(problem, max_steps=self.max_steps, tol=self.tol, goal=goal, quick=quick),
+            control=self.control(problem, goal, quick=quick),
             ridge=self.ridge,
             newton=newton_limit(goal, quick=quick),
             quick=quick,
+            compress=self.compress,
         )
 
     def _starts(self, problem: Problem, ranks: tuple[int, ...], *, quick: bool) -> list[Start]:

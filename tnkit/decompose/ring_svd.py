@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from tnkit.decompose.allowance import allowed2, exact_norm2, floor2, known_error
+from tnkit.decompose.allowance import allowed2, floor2, known_error
 from tnkit.decompose.base import Fit, Method, Problem, Target
 from tnkit.decompose.rough import SMALL
 from tnkit.decompose.st_hosvd import compress_tucker
@@ -27,6 +27,9 @@ from tnkit.linalg import Spectrum, rank_for_tail, spectrum, split
 from tnkit.registry import METHODS
 
 __all__ = ["RingSVD"]
+
+#: Entries that the padded array behind the first cut may have.
+ENTRIES = 2**26
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +111,9 @@ class RingSVD(Method):
     def _starts(self, problem: Problem) -> Iterator[Start]:
         d, caps, target = problem.x.ndim, problem.max_ranks, problem.target
         if target.eps is None and target.max_params is None:
-            yield from (Start(k, caps[k], caps[(k + 1) % d]) for k in range(d))
+            for k in range(d):
+                rest = problem.x.numel() // problem.x.shape[k]
+                yield Start(k, *_within(caps[k], caps[(k + 1) % d], ENTRIES // rest, problem.x.shape[k]))
             return
         error2 = allowed2(problem)
         shares = None if error2 is None else error2 / d
@@ -127,6 +132,15 @@ class RingSVD(Method):
                         yield Start(k, first, second)
 
 
+def _within(first: int, second: int, most: int, needed: int) -> tuple[int, int]:
+    """The parts of the first cut, smaller where the padded array behind it would not fit; never below what it needs."""
+    most = max(most, needed)
+    if first * second <= most:
+        return first, second
+    small = min(first, max(1, round(most**0.5)))
+    return small, min(second, -(-most // small))
+
+
 def _splits(rank: int, most: int) -> list[int]:
     """First factors of a rank, the most nearly square ones and 1 among them."""
     exact = [f for f in range(1, rank + 1) if rank % f == 0]
@@ -141,7 +155,7 @@ def _train(problem: Problem) -> Ring:
     x = problem.x.contiguous()
     caps = tuple(min(c, prod(x.shape[: k + 1]), prod(x.shape[k + 1 :])) for k, c in enumerate(problem.max_ranks[1:]))
     limits = TrainLimits(caps, allowed2(problem), problem.target.max_params, floor2(problem))
-    train = fit_train(x, limits, exact_norm2(problem), problem.rng, lambda ranks: problem.layout.n_params((1, *ranks)))
+    train = fit_train(x, limits, problem.norm**2, problem.rng, lambda ranks: problem.layout.n_params((1, *ranks)))
     return Ring(tuple(train.cores), train.lost2, train.certain)
 
 
@@ -152,7 +166,7 @@ def _unfold(x: Tensor, k: int) -> Tensor:
 def _ring(problem: Problem, start: Start) -> Ring | None:
     """The ring of one start, or None if its limits leave no room."""
     d, target, caps = problem.x.ndim, problem.target, problem.max_ranks
-    error2, norm2 = allowed2(problem), exact_norm2(problem)
+    error2, norm2 = allowed2(problem), problem.norm**2
     order = [(start.shift + k) % d for k in range(d)]
     x = problem.x.permute(order)
     rows = x.reshape(x.shape[0], -1)

@@ -8,11 +8,12 @@ first: it leaves the fewest tuples.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import prod
 
 from torch import Tensor
 
-from tnkit.linalg import BlockSparse, Groups, add_rows_, columns_of, group_rows, require_room
+from tnkit.linalg import BlockSparse, SparseMatrix, add_rows_, columns_of, group_rows, require_room
 from tnkit.sources import SparseTensor
 
 __all__ = ["SparseContraction", "project_first", "unfolding"]
@@ -32,6 +33,25 @@ def unfolding(x: SparseTensor, mode: int) -> BlockSparse:
     return BlockSparse(rows[order], column[order], x.values[order][:, None], x.shape[mode], groups.count)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Step:
+    """How rows fall together when a mode is contracted.
+
+    Attributes:
+        matrix: from the indices of the mode to the tuples that are left, where each row is one entry of the array.
+        order: where the rows stand, sorted by what is left of them; None if that is their order already.
+        target: the tuple that each of them belongs to, ascending.
+        pick: the index of the mode, in that order.
+        rows: the tuples.
+    """
+
+    matrix: SparseMatrix | None
+    order: Tensor | None
+    target: Tensor
+    pick: Tensor
+    rows: Tensor
+
+
 class SparseContraction:
     """Products of one array with factors; how its entries fall together is found once.
 
@@ -41,7 +61,7 @@ class SparseContraction:
 
     def __init__(self, x: SparseTensor) -> None:
         self.x = x
-        self._known: dict[tuple[tuple[int, ...], int], tuple[Groups, Tensor]] = {}
+        self._known: dict[tuple[tuple[int, ...], int], _Step] = {}
 
     def all_but(self, mode: int, factors: Sequence[Tensor]) -> tuple[Tensor, tuple[int, ...]]:
         """The array with all modes but one contracted with conjugated factors.
@@ -77,21 +97,32 @@ class SparseContraction:
     ) -> tuple[Tensor, Tensor, tuple[int, ...]]:
         rest = tuple(k for k in modes if k != mode)
         if (modes, mode) not in self._known:
-            groups = group_rows(columns_of(table, [modes.index(k) for k in rest]), [self.x.shape[k] for k in rest])
-            self._known[modes, mode] = groups, table[:, modes.index(mode)][groups.order]
-        groups, pick = self._known[modes, mode]
+            self._known[modes, mode] = self._step(table, modes, rest, mode)
+        known = self._known[modes, mode]
         side = factor.conj_physical()
         width = blocks.shape[1] * side.shape[1]
-        require_room((groups.count, width), blocks, "The product with the factors of a sparse array")
-        out = blocks.new_zeros((groups.count, width))
+        require_room((known.rows.shape[0], width), blocks, "The product with the factors of a sparse array")
+        if known.matrix is not None:
+            return known.rows, known.matrix.apply(side), rest
+        out = blocks.new_zeros((known.rows.shape[0], width))
         room = CHUNK if blocks.device.type == "cpu" else CHUNK_DEVICE
         step = max(1, room // width)
-        for start in range(0, pick.shape[0], step):
+        for start in range(0, known.pick.shape[0], step):
             part = slice(start, start + step)
-            rows = side.index_select(0, pick[part])
-            fibres = blocks.index_select(0, groups.order[part])
-            add_rows_(out, groups.target[part], (fibres[:, :, None] * rows[:, None, :]).reshape(-1, width))
-        return groups.rows, out, rest
+            rows = side.index_select(0, known.pick[part])
+            fibres = blocks[part] if known.order is None else blocks.index_select(0, known.order[part])
+            add_rows_(out, known.target[part], (fibres[:, :, None] * rows[:, None, :]).reshape(-1, width))
+        return known.rows, out, rest
+
+    def _step(self, table: Tensor, modes: tuple[int, ...], rest: tuple[int, ...], mode: int) -> _Step:
+        groups = group_rows(columns_of(table, [modes.index(k) for k in rest]), [self.x.shape[k] for k in rest])
+        pick = table[:, modes.index(mode)][groups.order]
+        matrix: SparseMatrix | None = None
+        if len(modes) == self.x.ndim:
+            values = self.x.values[groups.order]
+            matrix = SparseMatrix(groups.target, pick, values, groups.count, self.x.shape[mode])
+        sorted_already = rest == modes[: len(rest)]  # rows are sorted by their modes, the first slowest
+        return _Step(matrix, None if sorted_already else groups.order, groups.target, pick, groups.rows)
 
 
 def project_first(part: Tensor, others: Sequence[int], mode: int, factor: Tensor) -> Tensor:

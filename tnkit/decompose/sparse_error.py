@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tnkit.decompose.measure import relative_error
-from tnkit.formats import CP, Format, operations
+from tnkit.formats import CP, Format, Tucker, operations
 from tnkit.linalg import energy
 from tnkit.linalg.products import wide_dtype
 from tnkit.sources import SparseTensor
@@ -24,6 +24,8 @@ __all__ = ["sparse_error"]
 DENSE = 2**22
 #: Entries that are evaluated at a time.
 BATCH = 2**18
+#: Tucker cores of more entries are contracted slice by slice.
+CORE = 2**12
 #: Machine epsilons of the energies by which their difference may be wrong, and how many times that makes it certain.
 ROUNDING, CERTAIN = 64.0, 200.0
 
@@ -73,12 +75,44 @@ def sparse_error(x: SparseTensor, approximation: Format) -> tuple[float, str]:
 
 def _at(value: Format, indices: Tensor) -> Tensor:
     """Entries of a format; those of a sum of terms as products of rows."""
+    if isinstance(value, Tucker) and value.core.numel() > CORE:
+        return _tucker_at(value, indices)
     if not isinstance(value, CP):
         return value.at(indices)
     product = value.weights
     for factor, column in zip(value.factors, indices.unbind(1), strict=True):
         product = product * factor.index_select(0, column)
     return product.sum(-1)
+
+
+def _tucker_at(value: Tucker, indices: Tensor) -> Tensor:
+    """Entries of a Tucker format with a large core: what entries of one slice share is done once.
+
+    Cost: core entries for each slice of the mode that has the fewest, and as many divided by its rank for each entry.
+    """
+    found = [torch.unique(column, return_inverse=True) for column in indices.unbind(1)]
+    mode = min(range(value.ndim), key=lambda k: found[k][0].shape[0])
+    rows, place = found[mode]
+    others = [k for k in range(value.ndim) if k != mode]
+    flat = value.core.movedim(mode, 0).reshape(value.core.shape[mode], -1)
+    order = torch.argsort(place, stable=True)
+    stops = torch.cumsum(torch.bincount(place), 0).tolist()
+    out, start = value.core.new_empty(indices.shape[0]), 0
+    for row, stop in zip(rows.tolist(), stops, strict=True):
+        slab = value.factors[mode][row] @ flat  # (r r' …)
+        step = max(1, CORE * 2**8 // max(1, slab.numel() // value.core.shape[others[0]])) if others else stop - start
+        for first in range(start, stop, step):
+            mine = order[first : min(first + step, stop)]
+            part = slab.expand(mine.shape[0], -1)
+            for number, k in enumerate(others):
+                side = value.factors[k].index_select(0, indices[mine, k])
+                if number == 0:
+                    part = side @ slab.reshape(side.shape[1], -1)
+                else:
+                    part = torch.bmm(side[:, None, :], part.reshape(mine.shape[0], side.shape[1], -1))[:, 0]
+            out[mine] = part[:, 0]
+        start = stop
+    return out
 
 
 def _terms2(value: Format) -> float:

@@ -1,9 +1,10 @@
 """Products of the unfoldings of a sparse array with Khatri–Rao products (MTTKRP), and the sweeps of CP on them.
 
-Each entry of the array is multiplied by the rows of all other factors at its indices, and what belongs to one row of
-the result is added up. The entries are sorted for every mode once, so that sums run through memory in order. Where many
-entries share their indices in a group of modes, the products for that group are added up first and serve all modes of
-the group (Smith et al., doi:10.1109/IPDPS.2015.27; Kaya & Uçar, doi:10.1137/16M1102744).
+The modes are split in two groups. Where many entries share their indices in a group, the array is a sparse matrix
+between the distinct tuples of both groups: the product of the factors of one group is made once for each tuple, and one
+sparse product adds up what belongs to each tuple of the other. Inside a group the same is done again (Smith et al.,
+doi:10.1109/IPDPS.2015.27; Kaya & Uçar, doi:10.1137/16M1102744). Where entries share little, each is multiplied by the
+rows of the other factors at its indices, mode by mode.
 """
 
 from __future__ import annotations
@@ -11,13 +12,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import sqrt
+from typing import TypeAlias
 
+import scipy.sparse
 import torch
 from torch import Tensor
 
 from tnkit.decompose.mttkrp import balanced
 from tnkit.decompose.sweep import SAFE_SHARE
-from tnkit.linalg import add_rows_, columns_of, group_rows, solve_gram
+from tnkit.linalg import SparseMatrix, add_rows_, columns_of, group_rows, solve_gram
 from tnkit.sources import SparseTensor
 
 __all__ = ["SparseCP", "SparseProducts"]
@@ -26,31 +29,67 @@ __all__ = ["SparseCP", "SparseProducts"]
 CHUNK, CHUNK_DEVICE = 2**16, 2**24
 #: A group of modes is added up first if it has at most this share of the rows.
 SHARED = 0.5
-#: Bytes a number up to which indices are kept sorted for every mode.
+#: Numbers that the sums of a group may hold, beside as many as the coordinates; with more they are made in pieces.
+ROOM = 2**22
+#: Bytes an entry up to which indices are kept sorted for every mode.
 SORTED_BYTES = 64
+
+#: Some columns of the sums of a group.
+Sums: TypeAlias = Callable[[slice], Tensor]
+Update: TypeAlias = Callable[[int, Tensor], None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Node:
-    """Sums over the modes that are not in `modes`.
+class _Group:
+    """Distinct tuples of the indices of some modes.
 
     Attributes:
-        modes: that are left.
-        out: the modes that are contracted to get here.
-        order: where the rows of the node above stand, sorted for this one.
-        target: the row that each of them belongs to, ascending.
-        picks: for each mode of `out` the indices, in that order.
-        count: rows.
-        below: the nodes that start from this one.
+        modes: which.
+        count: tuples; for one mode its size.
+        picks: the indices of each tuple, mode by mode; none for one mode.
+        below: groups of fewer modes.
     """
 
     modes: tuple[int, ...]
+    count: int
+    picks: tuple[Tensor, ...]
+    below: tuple[_Link, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Link:
+    """From the tuples of a group to those of one with fewer modes.
+
+    Attributes:
+        group: with fewer modes.
+        out: modes that are contracted on the way, by their position in the group above.
+        sums: a matrix of ones, with a row for each tuple of `group`.
+    """
+
+    group: _Group
+    out: tuple[int, ...]
+    sums: SparseMatrix
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Scattered:
+    """From the entries themselves to a group, in chunks.
+
+    Attributes:
+        group: that is left.
+        out: modes that are contracted.
+        order: the entries, sorted for the group.
+        target: the tuple of each, ascending.
+        values: sorted as well, or none where memory is to be saved.
+        picks: for each mode of `out` the indices, sorted as well, or none.
+    """
+
+    group: _Group
     out: tuple[int, ...]
     order: Tensor
     target: Tensor
+    values: Tensor | None
     picks: tuple[Tensor, ...]
-    count: int
-    below: tuple[_Node, ...]
 
 
 class SparseProducts:
@@ -62,54 +101,67 @@ class SparseProducts:
 
     def __init__(self, x: SparseTensor) -> None:
         self.x = x
-        largest = max(x.shape)
-        self.index = torch.int32 if max(largest, x.nnz) < 2**31 else torch.int64
-        self.keep = x.ndim * (x.ndim - 1) * (4 if self.index == torch.int32 else 8) <= SORTED_BYTES
+        self.index = torch.int32 if max(*x.shape, x.nnz) < 2**31 else torch.int64
+        self.column = [c.to(self.index).contiguous() for c in x.indices.unbind(1)]
         modes = tuple(sorted(range(x.ndim), key=lambda k: x.shape[k]))
-        self.tops = self._split(columns_of(x.indices, modes), modes)
-        self.column = [] if self.keep else [c.to(self.index).contiguous() for c in x.indices.unbind(1)]
-
-    def _split(self, table: Tensor, modes: tuple[int, ...]) -> tuple[_Node, ...]:
-        """The nodes below one whose rows have these indices, in the columns of `table`."""
         half = (len(modes) + 1) // 2
-        found: list[_Node] = []
-        for group in (modes[:half], modes[half:]):
-            node = self._group(table, modes, group) if 1 < len(group) < len(modes) else None
-            if node is not None:
-                found.append(node)
-            else:
-                found += [self._leaf(table, modes, k) for k in group]
-        return tuple(found)
+        found = [self._tuples(x.indices, range(x.ndim), part) for part in (modes[:half], modes[half:])]
+        self.matrix: SparseMatrix | None = None
+        self.pair: tuple[_Group, ...] = ()
+        self.scattered: tuple[_Scattered, ...] = ()
+        if all(item is not None for item in found):
+            (low, rows), (high, cols) = (item for item in found if item is not None)
+            self.pair = (low, high)
+            self.matrix = SparseMatrix(rows, cols, x.values, low.count, high.count)
+        else:
+            keep = x.ndim * (x.ndim - 1) * (4 if self.index == torch.int32 else 8) <= SORTED_BYTES
+            scattered: list[_Scattered] = []
+            for item, part in zip(found, (modes[:half], modes[half:]), strict=True):
+                each = [self._tuples(x.indices, range(x.ndim), (k,)) for k in part] if item is None else [item]
+                scattered += [self._scattered(*one, keep=keep) for one in each if one is not None]
+            self.scattered = tuple(scattered)
 
-    def _group(self, table: Tensor, modes: tuple[int, ...], group: tuple[int, ...]) -> _Node | None:
-        mine = columns_of(table, [modes.index(k) for k in group])
-        groups = group_rows(mine, [self.x.shape[k] for k in group])
+    # -- how entries fall together
+
+    def _tuples(self, table: Tensor, modes: Sequence[int], part: tuple[int, ...]) -> tuple[_Group, Tensor] | None:
+        """A group below rows with these indices, and which tuple each row has; None where few are shared."""
+        if len(part) <= 1:
+            if not part:
+                return _Group((), 1, (), ()), table.new_zeros(table.shape[0])
+            return _Group(part, self.x.shape[part[0]], (), ()), table[:, modes.index(part[0])].contiguous()
+        groups = group_rows(columns_of(table, [modes.index(k) for k in part]), [self.x.shape[k] for k in part])
         if groups.count > SHARED * table.shape[0]:
             return None
-        return self._node(table, modes, group, groups.order, groups.target, groups.rows)
+        place = torch.empty_like(groups.order)
+        place[groups.order] = groups.target
+        picks = tuple(c.to(self.index).contiguous() for c in groups.rows.unbind(1))
+        return _Group(part, groups.count, picks, self._links(groups.rows, part)), place
 
-    def _leaf(self, table: Tensor, modes: tuple[int, ...], k: int) -> _Node:
-        target, order = torch.sort(table[:, modes.index(k)], stable=True)
-        return self._node(table, modes, (k,), order, target, None)
+    def _links(self, table: Tensor, modes: tuple[int, ...]) -> tuple[_Link, ...]:
+        half = (len(modes) + 1) // 2
+        found: list[_Link] = []
+        for part in (modes[:half], modes[half:]):
+            item = self._tuples(table, modes, part)
+            each = [self._tuples(table, modes, (k,)) for k in part] if item is None else [item]
+            for one in each:
+                assert one is not None
+                group, place = one
+                out = tuple(j for j, k in enumerate(modes) if k not in group.modes)
+                there = torch.arange(table.shape[0], device=table.device)
+                matrix = SparseMatrix(place, there, None, group.count, table.shape[0], like=self.x.values)
+                found.append(_Link(group, out, matrix))
+        return tuple(found)
 
-    def _node(
-        self,
-        table: Tensor,
-        modes: tuple[int, ...],
-        group: tuple[int, ...],
-        order: Tensor,
-        target: Tensor,
-        rows: Tensor | None,
-    ) -> _Node:
-        out = tuple(k for k in modes if k not in group)
-        root = len(modes) == self.x.ndim
-        sorted_now = self.keep or not root
-        picks = tuple(table[:, modes.index(k)].index_select(0, order).to(self.index) for k in out) if sorted_now else ()
-        count = self.x.shape[group[0]] if rows is None else int(rows.shape[0])
-        below = () if rows is None else self._split(rows, group)
-        return _Node(group, out, order.to(self.index), target.to(self.index), picks, count, below)
+    def _scattered(self, group: _Group, place: Tensor, *, keep: bool) -> _Scattered:
+        target, order = torch.sort(place, stable=True)
+        out = tuple(k for k in range(self.x.ndim) if k not in group.modes)
+        picks = tuple(self.column[k].index_select(0, order) for k in out) if keep else ()
+        values = self.x.values.index_select(0, order) if keep else None
+        return _Scattered(group, out, order.to(self.index), target.to(self.index), values, picks)
 
-    def sides(self, factors: list[Tensor], update: Callable[[int, Tensor], None]) -> None:
+    # -- products
+
+    def sides(self, factors: list[Tensor], update: Update) -> None:
         """For every mode the unfolding times the conjugated Khatri–Rao product of the other factors, (n_k, r).
 
         Args:
@@ -117,37 +169,70 @@ class SparseProducts:
             update: hears of (mode, product), and may replace entries of `factors`; the modes after it use those.
 
         Cost:
-            (d − 1) nnz r products for each mode at the most; memory of one chunk, and of what groups share.
+            2 nnz r products and additions for two groups that share indices, and some for each of their tuples;
+            d² nnz r where nothing is shared. Memory of one chunk, and of what groups share.
         """
-        self._visit(self.tops, None, factors, update)
+        r, room = factors[0].shape[1], ROOM + self.x.nnz * (self.x.ndim + 1)
+        if self.matrix is not None:
+            for number, group in enumerate(self.pair):
+                other = self.pair[1 - number]
 
-    def _visit(
-        self,
-        nodes: Sequence[_Node],
-        above: Tensor | None,
-        factors: list[Tensor],
-        update: Callable[[int, Tensor], None],
+                def made(cols: slice, other: _Group = other, number: int = number) -> Tensor:
+                    assert self.matrix is not None
+                    side = self._rows(other, factors, cols, r)
+                    return self.matrix.transposed(side) if number else self.matrix.apply(side)
+
+                self._serve(group, made, factors, update, r, room, max(1, room // max(other.count, 1)))
+        for item in self.scattered:
+
+            def summed(cols: slice, item: _Scattered = item) -> Tensor:
+                return self._entries(item, [factors[k][:, cols].conj_physical() for k in item.out], r)
+
+            self._serve(item.group, summed, factors, update, r, room, r)
+
+    def _rows(self, group: _Group, factors: Sequence[Tensor], cols: slice, r: int) -> Tensor:
+        """The conjugated products of the factors' rows for each tuple of a group."""
+        if not group.modes:
+            return self.x.values.new_ones((1, len(range(r)[cols])))
+        sides = [factors[k][:, cols].conj_physical() for k in group.modes]
+        return sides[0] if len(sides) == 1 else _products(sides, group.picks)
+
+    def _serve(
+        self, group: _Group, made: Sums, factors: Sequence[Tensor], update: Update, r: int, room: int, width: int
     ) -> None:
-        for node in nodes:
-            part = self._sums(node, above, factors)
-            if node.below:
-                self._visit(node.below, part, factors, update)
-            else:
-                update(node.modes[0], part)
+        """Hand on the sums of a group to the modes in it, in pieces of columns if they take too much memory."""
+        whole = slice(0, r)
+        if group.count * r > room:
+            width = max(1, min(width, room // group.count))
+        if len(group.modes) == 1:
+            pieces = [made(slice(start, min(start + width, r))) for start in range(0, r, width)]
+            update(group.modes[0], pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1))
+        if len(group.modes) <= 1:
+            return
+        kept = made(whole) if width >= r else None
+        for link in group.below:
 
-    def _sums(self, node: _Node, above: Tensor | None, factors: Sequence[Tensor]) -> Tensor:
-        r = factors[0].shape[1]
-        sides = [factors[k].conj_physical() for k in node.out]
-        out = self.x.values.new_zeros((node.count, r))
-        for part in self._chunks(int(node.order.shape[0]), r):
-            where = node.order[part]
-            kept = self.x.values[:, None] if above is None else above
-            product = kept.index_select(0, where)
-            for j, side in enumerate(sides):
-                pick = node.picks[j][part] if node.picks else self.column[node.out[j]].index_select(0, where)
-                rows = side.index_select(0, pick)
-                product = rows.mul_(product) if j == 0 else product.mul_(rows)
-            add_rows_(out, node.target[part].to(torch.int64), product.expand(-1, r))
+            def below(cols: slice, link: _Link = link) -> Tensor:
+                above = made(cols) if kept is None else kept[:, cols]
+                sides = [factors[group.modes[j]][:, cols].conj_physical() for j in link.out]
+                return link.sums.apply(_products(sides, [group.picks[j] for j in link.out]).mul_(above))
+
+            self._serve(link.group, below, factors, update, r, room, width)
+
+    def _entries(self, item: _Scattered, sides: Sequence[Tensor], r: int) -> Tensor:
+        """The sums over the entries, chunk by chunk."""
+        values, host = self.x.values, self.x.device.type == "cpu"
+        r = sides[0].shape[1] if sides else r
+        out = values.new_zeros((item.group.count, r))
+        for part in self._chunks(int(item.order.shape[0]), r):
+            where = item.order[part]
+            mine = values.index_select(0, where) if item.values is None else item.values[part]
+            picks = [p[part] for p in item.picks] or [self.column[k].index_select(0, where) for k in item.out]
+            product = _products(sides, picks) if sides else values.new_ones((mine.shape[0], r))
+            if host:
+                _add_sums_(out, item.target[part], mine, product)
+            else:
+                add_rows_(out, item.target[part].long(), product.mul_(mine[:, None]))
         return out
 
     def _chunks(self, count: int, r: int) -> Iterator[slice]:
@@ -155,6 +240,25 @@ class SparseProducts:
         step = max(1, room // r)
         for start in range(0, count, step):
             yield slice(start, start + step)
+
+
+def _products(sides: Sequence[Tensor], picks: Sequence[Tensor]) -> Tensor:
+    """Row by row the products of these rows of the factors."""
+    product = sides[0].index_select(0, picks[0])
+    for side, pick in zip(sides[1:], picks[1:], strict=True):
+        product.mul_(side.index_select(0, pick))
+    return product
+
+
+def _add_sums_(out: Tensor, target: Tensor, values: Tensor, rows: Tensor) -> None:
+    """Add rows times values to `out` where `target`, which ascends, says."""
+    groups, counts = torch.unique_consecutive(target, return_counts=True)
+    starts = torch.zeros(counts.shape[0] + 1, dtype=target.dtype)
+    starts[1:] = torch.cumsum(counts, 0)
+    n = int(target.shape[0])
+    there = torch.arange(n, dtype=target.dtype)
+    matrix = scipy.sparse.csr_array((values.numpy(), there.numpy(), starts.numpy()), shape=(counts.shape[0], n))
+    out.index_add_(0, groups.long(), torch.from_numpy(matrix @ rows.numpy()))
 
 
 class SparseCP:
@@ -210,20 +314,23 @@ class SparseCP:
         factors = [given[0] * weights, *given[1:]]
         grams = [f.mH @ f for f in factors]
         share = torch.ones((), dtype=torch.float64, device=self.x.device)
+        left = len(factors)
 
         def update(k: int, side: Tensor) -> None:
-            nonlocal share
+            nonlocal share, left
             gram = torch.ones_like(grams[k])
             for j, g in enumerate(grams):
                 gram = gram if j == k else gram * g
             pull = max(ridge, 8 * torch.finfo(self.x.dtype).eps) * gram.diagonal().real.mean()
-            right = (side + pull * factors[k]).mT  # f conj(gram) = side, as gramᴴ = gram: gram fᵀ = sideᵀ
+            right = torch.add(side, factors[k] * pull).mT  # f conj(gram) = side, as gramᴴ = gram: gram fᵀ = sideᵀ
             new = solve_gram(gram, right, pull).mT.contiguous()
-            inner = 2 * (side.conj() * new).real.sum() - ((new.mH @ new) * gram).real.sum()
-            share = 1.0 - inner / self.norm**2
             factors[k], grams[k] = new, new.mH @ new
+            left -= 1
+            if left == 0:
+                inner = 2 * torch.vdot(side.reshape(-1), new.reshape(-1)).real - (grams[k] * gram).real.sum()
+                share = 1.0 - inner / self.norm**2
 
         self.products.sides(factors, update)
         found = balanced(factors)
-        left = float(share)
-        return found, sqrt(left) if left > SAFE_SHARE[self.x.dtype] else self.error(found)
+        lost = float(share)
+        return found, sqrt(lost) if lost > SAFE_SHARE[self.x.dtype] else self.error(found)

@@ -18,7 +18,7 @@ from torch import Tensor
 from tnkit.decompose.peeling import flip
 from tnkit.decompose.rough import SMALL, budget_caps
 from tnkit.decompose.sparse_error import sparse_error
-from tnkit.decompose.sparse_method import Found, SparseMethod, SparseProblem, spread
+from tnkit.decompose.sparse_method import Found, SparseMethod, SparseProblem
 from tnkit.decompose.train_svd import Train
 from tnkit.formats import TT
 from tnkit.formats.rank_plan import RankPlan, Truncated
@@ -31,6 +31,8 @@ __all__ = ["SparseTT", "sparse_train"]
 
 #: The share of the squared error that is allowed which the rough train may lose before ranks are chosen together.
 SHARE = 0.3
+#: Ranks are traded by true errors in trains of at most so many entries.
+THOROUGH = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,23 +116,27 @@ def _peeled(problem: SparseProblem, x: SparseTensor, caps: Sequence[int], tail2:
 
 
 def _truncated(problem: SparseProblem, train: Train, caps: Sequence[int]) -> Truncated:
-    """The train with ranks chosen together: for the whole array, so that sizes count empty slices as well."""
+    """The train with ranks chosen together; entries are counted for the whole array, with its empty slices."""
     layout, target, allowed = problem.asked.layout, problem.asked.target, problem.allowed2
-    cores = spread(layout, train.cores, problem.kept)
-    tree = tree_of(layout.topology)
-    plan = RankPlan(tree, cores, layout.bonds, caps=tuple(caps), max_params=target.max_params)
+    tree, sizes = tree_of(layout.topology), layout.sizes
+    plan = RankPlan(
+        tree,
+        train.cores,
+        layout.bonds,
+        caps=tuple(caps),
+        max_params=target.max_params,
+        thorough=sum(c.numel() for c in train.cores) <= THOROUGH,
+        sizes={label: sizes[label] for label in layout.topology.output},
+    )
     if allowed is None:
         return plan.best(None)
     # two errors of which one is no projection of the other add up to no more than this; mostly their squares add up
     safe2 = max(sqrt(allowed) - sqrt(train.lost2), 0.0) ** 2
     hoped2 = allowed - train.lost2
     if train.lost2 > 1e-4 * allowed and hoped2 > 0:
-        whole = problem.asked.source
-        assert isinstance(whole, SparseTensor)
-        x = whole.with_values(problem.x.values)
         for error2 in (hoped2, sqrt(hoped2 * max(safe2, problem.floor2))):
             done = plan.best(error2)
-            error, kind = sparse_error(x, TT(done.tensors))
+            error, kind = sparse_error(problem.x, TT(done.tensors))
             if kind == "exact" and error * problem.norm <= sqrt(allowed):
                 return done
     return plan.best(max(safe2, problem.floor2))

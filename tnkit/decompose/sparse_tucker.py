@@ -29,6 +29,8 @@ __all__ = ["SparseTucker", "leading_bases"]
 
 #: The share of the squared error that is allowed which the bases of all modes may lose before the core is cut.
 SHARE = 0.3
+#: Power steps for bases from which sweeps go on.
+START_STEPS = 2
 #: Machine epsilons of ‖x‖² by which a difference of energies may be wrong, and how many times that makes it certain.
 ROUNDING, CERTAIN = 64 * 2.3e-16, 200.0
 
@@ -116,7 +118,7 @@ def _lost2(problem: SparseProblem, core: Tensor, bound2: float = inf) -> float:
 
 def _at_ranks(problem: SparseProblem, control: Control) -> tuple[Compressed, Outcome[Compressed]]:
     ranks = _possible(problem.x.shape, problem.asked.max_ranks)
-    bases, bound2 = leading_bases(problem, ranks, None)
+    bases, bound2 = leading_bases(problem, ranks, None, power_steps=START_STEPS)
     contraction = SparseContraction(problem.x)
     require_room(ranks, problem.x.values, "The core of these ranks")
     core = contraction.core(bases)

@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tnkit.decompose.allowance import allowed2, exact_norm2, floor2, known_error
+from tnkit.decompose.allowance import allowed2, floor2, known_error
 from tnkit.decompose.base import Fit, Method, Problem
 from tnkit.decompose.core_shape import Compressed, cheapest_core, turn_to_hosvd
 from tnkit.decompose.nested import Nested, project_nested
@@ -70,7 +70,7 @@ def nested_by_ranks(problem: Problem, ranks: tuple[int, ...]) -> Nested:
     """The same as nested projections, with the least error that any Tucker tensor of these ranks has."""
     layout = problem.layout
     limits = dict(zip(layout.bonds, ranks, strict=True))
-    return project_nested(problem.x, tree_of(layout.topology), limits, exact_norm2(problem), problem.rng)
+    return project_nested(problem.x, tree_of(layout.topology), limits, problem.norm**2, problem.rng)
 
 
 def as_compressed(done: Nested) -> Compressed:
@@ -89,7 +89,7 @@ def compress_tucker(problem: Problem) -> Compressed:
         caps = budget_caps(caps, target.max_params, layout.n_params)
     rough = Rough(allowed2(problem), floor2(problem), x.ndim, small, problem.rng)
     limits = dict(zip(layout.bonds, caps, strict=True))
-    done = project_nested(x, tree_of(layout.topology), limits, exact_norm2(problem), problem.rng, rough=rough)
+    done = project_nested(x, tree_of(layout.topology), limits, problem.norm**2, problem.rng, rough=rough)
     core, *factors = done.tensors
     return Compressed(core, factors, done.lost2)
 

@@ -11,26 +11,51 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import prod, sqrt
+from math import inf, prod, sqrt
 
 import torch
 from torch import Tensor
 
 from tnkit.decompose.tangent import curvature, gradient, scale
 from tnkit.linalg.lstsq import solve_gram
-from tnkit.linalg.products import padded_rows, wide_dtype
+from tnkit.linalg.products import energy, padded_rows, wide_dtype
 from tnkit.network import Topology, contract, plan
 
-__all__ = ["LeastSquares", "NodeLabels"]
+__all__ = ["LeastSquares", "NodeLabels", "Workspace", "is_sure"]
 
 Labels = tuple[str, ...]
 
 #: Above this share of ‖x‖² the difference of inner products tells the error to about 1e-3; below, it is measured.
 SAFE_SHARE = {torch.float32: 1e-3, torch.float64: 1e-11, torch.complex64: 1e-3, torch.complex128: 1e-11}
 
+#: Above this share it tells the error to about 1e-8, even if large terms cancel: no need to measure it.
+SURE_SHARE = {torch.float64: 1e-4, torch.complex128: 1e-4}
+
 #: From so many entries on a contraction with the array is done as one matrix product, if that takes at most so many
 #: times the operations of the best order.
 MATRIX, JOINED = 2**12, 1.25
+
+
+class Workspace:
+    """Memory for the large intermediate results of a sweep: fresh pages cost more than the arithmetic on them."""
+
+    def __init__(self) -> None:
+        self._blocks: dict[object, Tensor] = {}
+
+    def take(self, key: object, shape: Sequence[int], like: Tensor) -> Tensor:
+        """A contiguous tensor of this shape, of the dtype and device of `like`, with whatever was there before.
+
+        What was taken under the same key before is overwritten.
+        """
+        size, block = prod(shape), self._blocks.get(key)
+        if block is None or block.numel() < size or block.dtype != like.dtype:
+            block = self._blocks[key] = torch.empty(size, dtype=like.dtype, device=like.device)
+        return block[:size].view(tuple(shape))
+
+
+def is_sure(error: float, dtype: torch.dtype) -> bool:
+    """Whether a relative error from inner products is as good as a measured one."""
+    return error**2 > SURE_SHARE.get(dtype, inf)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +113,7 @@ class LeastSquares:
         self.wide = wide_dtype(self.dtype)
         self.labels = {k: NodeLabels.of(self.graph, k) for k in self.parameters}
         self.orthogonal = orthogonal
+        self.space = Workspace()
         self.order = tuple(sorted(self.parameters, key=self._first_mode))
         self._graphs: dict[object, Topology] = {}
 
@@ -120,7 +146,7 @@ class LeastSquares:
     def residual(self, nodes: Sequence[Tensor]) -> tuple[Tensor, float]:
         """X − x̂ and its relative norm."""
         rest = self.x - self.dense(nodes)
-        return rest, float(torch.linalg.vector_norm(rest)) / self.norm
+        return rest, sqrt(energy(rest)) / self.norm
 
     def error(self, tensors: Sequence[Tensor]) -> float:
         """The measured relative error."""
@@ -139,23 +165,27 @@ class LeastSquares:
             graph = self._graphs[inputs, output] = Topology(inputs, output)
         return graph
 
-    def product(self, terms: Sequence[tuple[Tensor, Labels]], part: Tensor, labels: Labels, output: Labels) -> Tensor:
+    def product(
+        self,
+        terms: Sequence[tuple[Tensor, Labels]],
+        part: Tensor,
+        labels: Labels,
+        output: Labels,
+        *,
+        keep: bool = True,
+    ) -> Tensor:
         """Contract nodes into a partial contraction (or the array): one matrix product as it lies, where that is best.
 
         Where the nodes meet `part` in its first or its last labels only, they are contracted with each other, and the
-        result is one matrix that multiplies `part`: no copy of it in another order is made.
+        result is one matrix that multiplies `part`: no copy of it in another order is made. Without `keep` the result
+        lies in memory that the next sweep overwrites.
         """
         met = {label for _, others in terms for label in others} & set(labels)
         kept = tuple(label for label in labels if label not in met)
         own = tuple(label for label in output if label not in labels)
         first, last = set(labels[: len(met)]) == met, set(labels[len(labels) - len(met) :]) == met
-        if (
-            not terms
-            or part.numel() < MATRIX
-            or not (first or last)
-            or output != own + kept
-            or not part.is_contiguous()
-        ):
+        batch = len(own) + len(kept) < len(output)  # a label that stays, and is on the nodes as well
+        if not met or part.numel() < MATRIX or not (first or last) or batch or not part.is_contiguous():
             return self.network([*terms, (part, labels)], output)
         sizes = dict(zip(labels, part.shape, strict=True))
         for node, others in terms:
@@ -165,12 +195,47 @@ class LeastSquares:
         if 2 * prod(sizes[label] for label in own) * part.numel() > JOINED * apart.flops:
             return self.network([*terms, (part, labels)], output)
         inner = labels[: len(met)] if first else labels[len(labels) - len(met) :]
-        node = self.network(terms, own + inner)
+        node = self._joined(terms, own, inner, sizes)
         width = prod(sizes[label] for label in inner)
         flat = part.reshape(width, -1) if first else part.reshape(-1, width).mT
         rows = node.reshape(-1, width)
-        found = (padded_rows(rows, part) @ flat)[: rows.shape[0]]
-        return found.reshape([sizes[label] for label in output])
+        padded = padded_rows(rows, part)
+        into = None if keep else self.space.take(("product", output), (padded.shape[0], flat.shape[1]), padded)
+        made = torch.mm(padded, flat, out=into)[: rows.shape[0]].view([sizes[label] for label in own + kept])
+        turned = made.permute([(own + kept).index(label) for label in output])
+        if keep or turned.is_contiguous():
+            return turned
+        return self.space.take(("turned", output), turned.shape, made).copy_(turned)
+
+    def _joined(
+        self, terms: Sequence[tuple[Tensor, Labels]], own: Labels, inner: Labels, sizes: dict[str, int]
+    ) -> Tensor:
+        """Nodes contracted with each other to the labels own + inner; two of them straight into that order."""
+        output = own + inner
+        if len(terms) == 2 and prod(sizes[label] for label in output) >= MATRIX:
+            for (a, first), (b, second) in (terms, terms[::-1]):
+                shared = tuple(label for label in first if label in second)
+                rows = tuple(label for label in inner if label in first)
+                columns = tuple(label for label in inner if label in second)
+                if (
+                    not set(shared) & set(output)
+                    and rows + columns == inner
+                    and set(first + second) == {*output, *shared}
+                ):
+                    left = self._spread(a, first, own, (*rows, *shared), sizes)
+                    right = self._spread(b, second, own, (*shared, *columns), sizes)
+                    k, deep, wide = (prod(sizes[label] for label in part) for part in (own, shared, columns))
+                    into = self.space.take(("nodes", output), (k, left.numel() // max(k * deep, 1), wide), left)
+                    torch.bmm(left.reshape(k, -1, deep), right.reshape(k, deep, wide), out=into)
+                    return into.view([sizes[label] for label in output])
+        return self.network(terms, output)
+
+    @staticmethod
+    def _spread(node: Tensor, labels: Labels, batch: Labels, rest: Labels, sizes: dict[str, int]) -> Tensor:
+        """A node with axes for all labels of `batch`, whether it has them or not, and then `rest`."""
+        order = [labels.index(label) for label in (*batch, *rest) if label in labels]
+        turned = node.permute(order)[tuple(slice(None) if b in labels else None for b in batch)]
+        return turned.expand(*(sizes[label] for label in (*batch, *rest)))
 
     def leaves(self, nodes: list[Tensor], data: Tensor) -> Iterator[tuple[int, Tensor, tuple[int, ...]]]:
         """For each parameter node, in order, the right side E_kᴴ data with the labels batch, bond, free.
@@ -205,9 +270,9 @@ class LeastSquares:
                 yield from self._descend(nodes, sizes, mine, part, labels, pending)
                 continue
             left = tuple(j for j in pending if j not in taken)
-            output = self._remaining(taken, labels, left)
+            output = self._arranged(self._remaining(taken, labels, left), sizes, mine, left)
             terms = [(nodes[j].conj(), self.graph.inputs[j]) for j in taken]
-            smaller = self.product(terms, part, labels, output)
+            smaller = self.product(terms, part, labels, output, keep=False)
             yield from self._descend(nodes, sizes, mine, smaller, output, left)
 
     def _remaining(self, taken: Sequence[int], labels: Labels, left: Sequence[int]) -> Labels:
@@ -216,6 +281,16 @@ class LeastSquares:
         touched = dict.fromkeys([*(label for j in taken for label in self.graph.inputs[j]), *labels])
         kept = [label for label in touched if label in needed]
         return tuple(sorted(kept, key=lambda label: label in self.graph.output))
+
+    def _arranged(
+        self, labels: Labels, sizes: dict[str, int], update: tuple[int, ...], pending: tuple[int, ...]
+    ) -> Labels:
+        """The order of labels in which both halves of the nodes meet a partial contraction at one of its ends."""
+        if len(update) == 1 or prod(sizes[label] for label in labels) < MATRIX:
+            return labels
+        left, _ = self._halves(sizes, update, labels, pending)[0]
+        begins = {label for k in left for label in self.graph.inputs[k]}
+        return tuple(sorted(labels, key=lambda label: label not in begins))
 
     def _absorbed(
         self, sizes: dict[str, int], others: Sequence[int], labels: Labels, pending: Sequence[int]
@@ -283,7 +358,8 @@ class LeastSquares:
         pairs = {j: self.pair(nodes, j) for j in range(len(nodes))}
         share = 1.0
         for k, rhs, loose in self.leaves(nodes, self.data):
-            nodes[k], share = self._solve(nodes[k], k, self.gram(pairs, k), rhs, ridge)
+            last = k == self.order[-1]
+            nodes[k], share = self._solve(nodes[k], k, self.gram(pairs, k), rhs, ridge, told=last)
             changed = self._regauge_(nodes, k, loose) if self.orthogonal and regauge else ()
             for j in (k, *changed):
                 pairs[j] = self.pair(nodes, j)
@@ -292,7 +368,10 @@ class LeastSquares:
         new = self.tensors(nodes)
         return new, self.error(new)
 
-    def _solve(self, old: Tensor, k: int, gram: Tensor, rhs: Tensor, ridge: float) -> tuple[Tensor, float]:
+    def _solve(
+        self, old: Tensor, k: int, gram: Tensor, rhs: Tensor, ridge: float, *, told: bool
+    ) -> tuple[Tensor, float]:
+        """The new value of a node, and with `told` the share of ‖x‖² that is left then."""
         kinds, labels = self.labels[k], self.graph.inputs[k]
         shape = dict(zip(labels, old.shape, strict=True))
         batch, bond, free = (prod(shape[label] for label in part) for part in (kinds.batch, kinds.bond, kinds.free))
@@ -311,8 +390,10 @@ class LeastSquares:
         # what E does not see keeps its old value; without a pull it would be rounding divided by rounding
         pull = max(ridge, 8 * torch.finfo(self.x.dtype).eps) * g.diagonal(dim1=-2, dim2=-1).real.mean(-1)
         theta = solve_gram(g, right + pull[:, None, None] * before, pull)
-        inner = 2 * (right.conj() * theta).real.sum() - (theta.conj() * (g @ theta)).real.sum()
-        share = 1.0 - float(inner) / self.norm**2
+        share = 1.0
+        if told:
+            inner = 2 * (right.conj() * theta).real.sum() - (theta.conj() * (g @ theta)).real.sum()
+            share = 1.0 - float(inner) / self.norm**2
         parts = [shape[label] for label in (*kinds.batch, *kinds.bond, *kinds.free)]
         spread = (theta / lone).reshape(*parts, *(1 for _ in kinds.lone))
         spread = spread.expand(*parts, *(shape[label] for label in kinds.lone))

@@ -27,9 +27,9 @@ from tnkit.decompose.peeling import (
 )
 from tnkit.decompose.rough import SMALL, Rough, budget_caps
 from tnkit.formats.chains import chain_topology
-from tnkit.formats.rank_plan import RankPlan
+from tnkit.formats.rank_plan import RankPlan, Truncated
 from tnkit.formats.trees import tree_of
-from tnkit.linalg import split
+from tnkit.linalg import sketched_range, split
 
 __all__ = ["Train", "TrainLimits", "fit_train", "train_by_ranks"]
 
@@ -96,20 +96,43 @@ def train_by_ranks(x: Tensor, ranks: Sequence[int], norm2: float, gen: torch.Gen
     keep = x.ndim - block.count
     a = block.matrix(x)
     rank = min(cuts[keep - 1], *a.shape)
-    if rank == a.shape[1]:
-        rows, rest, lost, certain = torch.eye(rank, dtype=x.dtype, device=x.device), a, 0.0, True
+    quick = _from_sketch(x, block, rank, cuts[keep:], norm2, gen) if inner else None
+    if quick is not None:
+        cores, rest, lost, certain = quick
     else:
-        part = split(a, max_rank=rank, norm2=norm2, side="right", rng=gen)
-        rows, rest, lost, certain = part.basis.mH, part.rest, part.discarded2, part.certain
-    cores = plain_train(block.to_chain(rows, x))
-    if inner:
-        weight = torch.linalg.qr(rest, mode="r").R
-        cores = inner_train(block.to_chain(weight @ rows, x), cuts[keep:])
-        done = project_rows(a, block.from_chain(contract_train(cores)), norm2)
-        rest, lost, certain = done.rest, done.lost2, done.certain
+        if rank == a.shape[1]:
+            rows, rest, lost, certain = torch.eye(rank, dtype=x.dtype, device=x.device), a, 0.0, True
+        else:
+            part = split(a, max_rank=rank, norm2=norm2, side="right", rng=gen)
+            rows, rest, lost, certain = part.basis.mH, part.rest, part.discarded2, part.certain
+        cores = plain_train(block.to_chain(rows, x))
+        if inner:
+            weight = torch.linalg.qr(rest, mode="r").R
+            cores = inner_train(block.to_chain(weight @ rows, x), cuts[keep:])
+            done = project_rows(a, block.from_chain(contract_train(cores)), norm2)
+            rest, lost, certain = done.rest, done.lost2, done.certain
     left = _rest_by_ranks(block.remainder(rest, x), cuts[: keep - 1], max(norm2 - lost, 0.0), gen)
     whole = [*left.cores, *cores]
     return Train(whole if block.right else flip(whole), lost + left.lost2, _both(lost, certain, left))
+
+
+def _from_sketch(
+    x: Tensor, block: Block, rank: int, cuts: Sequence[int], norm2: float, gen: torch.Generator
+) -> tuple[list[Tensor], Tensor, float, bool] | None:
+    """A block's train straight from a sketch, one projection on it, and a check; None where that is not good enough.
+
+    Returns:
+        cores of the block, what is left, the squared error, and whether that is certain.
+    """
+    a = block.matrix(x)
+    seen = sketched_range(a.mT, rank, norm2, gen)
+    if seen is None:
+        return None
+    cores = inner_train(block.to_chain(seen.weighted.mT, x), cuts)
+    done = project_rows(a, block.from_chain(contract_train(cores)), norm2)
+    if not seen.suffices(a.mT, done.rest.mT, done.lost2, gen):
+        return None
+    return cores, done.rest, done.lost2, done.certain
 
 
 def _both(lost: float, certain: bool, other: Train) -> bool:
@@ -178,12 +201,13 @@ class _Fit:
     def best(self) -> Train:
         error2 = self.limits.error2
         if error2 is None:
-            return self.exact(None)
+            return self.exact(None, {})
         budget = max(error2 - self.rough.lost2, self.limits.floor2)
         best: Train | None = None
         low, high, step = 0.0, float("inf"), 1.05
+        seen: dict[tuple[int, ...], Train] = {}
         for _ in range(_TRIES):
-            found = self.exact(budget)
+            found = self.exact(budget, seen)
             fits = found.lost2 <= error2 and self.within(found)
             if fits and (best is None or self.cost(found.ranks) < self.cost(best.ranks)):
                 best = found
@@ -211,9 +235,14 @@ class _Fit:
         """Whether a smaller budget can give a smaller error: the rough train itself reaches it."""
         return self.rough.lost2 <= error2 and found.ranks != self.rough.ranks and self.limits.max_params is None
 
-    def exact(self, budget: float | None) -> Train:
+    def exact(self, budget: float | None, seen: dict[tuple[int, ...], Train]) -> Train:
         """The train of a plan, projected on the array itself unless the rough train is the array."""
         plan = self.plan.best(budget)
+        if plan.ranks not in seen:
+            seen[plan.ranks] = self._exact(plan)
+        return seen[plan.ranks]
+
+    def _exact(self, plan: Truncated) -> Train:
         cores = list(plan.tensors)
         if self.rough.lost2 <= 1e-5 * plan.lost2 or self.rough.lost2 <= self.limits.floor2:
             lost = plan.lost2 + self.rough.lost2

@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tnkit.decompose.allowance import allowed2, exact_norm2, floor2, known_error
+from tnkit.decompose.allowance import allowed2, floor2, known_error
 from tnkit.decompose.base import Fit, Method, Problem
 from tnkit.decompose.peeling import flip
 from tnkit.decompose.train_svd import Train, TrainLimits, fit_train
@@ -59,7 +59,7 @@ class TTSVD(Method):
 def train_problem(problem: Problem, x: Tensor) -> Train:
     """The train of `x`, which holds the problem's array with its modes merged to those of a chain."""
     limits = TrainLimits(problem.max_ranks, allowed2(problem), problem.target.max_params, floor2(problem))
-    norm2 = exact_norm2(problem)
+    norm2 = problem.norm**2
 
     def cost(ranks: tuple[int, ...]) -> int:
         return problem.layout.n_params(ranks)

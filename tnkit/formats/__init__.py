@@ -1,6 +1,6 @@
 """Formats: a tensor as a small network, with operations, ranks, budgets, random values and files."""
 
-from tnkit.formats import arithmetic, indexing, operations, orthogonal, rounding
+from tnkit.formats import arithmetic, indexing, operations, orthogonal, rounding, rounding_sketched
 from tnkit.formats.base import FORMAT_CLASSES, Format
 from tnkit.formats.budget import Budget, as_budget
 from tnkit.formats.chains import TT, RingSpec, TensorRing, TTSpec
@@ -80,6 +80,7 @@ __all__ = [
     "ranks_within",
     "resolve_ranks",
     "rounding",
+    "rounding_sketched",
     "save",
     "tree_leaves",
     "tree_nodes",

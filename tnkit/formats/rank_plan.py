@@ -119,6 +119,7 @@ class RankPlan:
         max_params: entries that may be stored.
         thorough: with an error budget, also trade ranks by true errors, and fit what a truncation misses by little;
             within some seconds of work at most.
+        sizes: of modes, where entries are to be counted for others than those of the tensors.
     """
 
     def __init__(
@@ -131,6 +132,7 @@ class RankPlan:
         caps: Sequence[int] | None = None,
         max_params: int | None = None,
         thorough: bool = False,
+        sizes: dict[str, int] | None = None,
     ) -> None:
         self.tree, self.bonds, self.root, self.max_params = tree, tuple(bonds), root, max_params
         self.thorough, self.gain, self.left = thorough, 1.0, 0
@@ -142,7 +144,7 @@ class RankPlan:
         self.groups = _same_cuts(tree.topology, self.bonds, self.sizes)
         self.tried: dict[tuple[int, ...], float] = {}  # ranks -> squared error
         self._last: tuple[tuple[int, ...], Truncated] | None = None  # one only: it may be as large as the array
-        self._terms = _terms(tree.topology, self.bonds, self.sizes)
+        self._terms = _terms(tree.topology, self.bonds, self.sizes | (sizes or {}))
 
     @cached_property
     def spectra(self) -> list[Tensor]:

@@ -6,7 +6,7 @@ float64 tensors. Nothing is changed in place, nothing is drawn from a global gen
 
 from tnkit.linalg.batched import batched_spectra, batched_split
 from tnkit.linalg.block_sparse import BlockSparse, LeadingPart, leading_part, least_rank, require_room
-from tnkit.linalg.coordinates import Groups, add_rows_, columns_of, group_rows
+from tnkit.linalg.coordinates import Groups, SparseMatrix, add_rows_, columns_of, group_rows
 from tnkit.linalg.cut import Cut, Split
 from tnkit.linalg.khatri_rao import khatri_rao
 from tnkit.linalg.lstsq import orthonormal, solve_gram, sqrt_psd
@@ -14,7 +14,8 @@ from tnkit.linalg.maxvol import maxvol
 from tnkit.linalg.products import apply_rows, energy, gram, project, residual_energy
 from tnkit.linalg.rank_choice import choose_ranks
 from tnkit.linalg.sketch import count_sketch
-from tnkit.linalg.split import Spectrum, choose_driver, spectrum, split
+from tnkit.linalg.split import Spectrum, choose_driver, spectrum, split, split_flops
+from tnkit.linalg.split_randomised import SketchedRange, oversampling, sketched_range
 from tnkit.linalg.truncation import rank_for_tail, tails
 
 __all__ = [
@@ -22,6 +23,8 @@ __all__ = [
     "Cut",
     "Groups",
     "LeadingPart",
+    "SketchedRange",
+    "SparseMatrix",
     "Spectrum",
     "Split",
     "add_rows_",
@@ -40,13 +43,16 @@ __all__ = [
     "least_rank",
     "maxvol",
     "orthonormal",
+    "oversampling",
     "project",
     "rank_for_tail",
     "require_room",
     "residual_energy",
+    "sketched_range",
     "solve_gram",
     "spectrum",
     "split",
+    "split_flops",
     "sqrt_psd",
     "tails",
 ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import ceil, sqrt
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from tnkit.arrays import check_dense_size
 from tnkit.errors import MemoryLimitError
-from tnkit.linalg.coordinates import add_rows_
+from tnkit.linalg.coordinates import SparseMatrix, add_rows_
 from tnkit.linalg.lstsq import orthonormal
 from tnkit.linalg.products import energy
 from tnkit.linalg.split import split
@@ -53,7 +54,7 @@ def require_room(shape: Sequence[int], like: Tensor, what: str) -> None:
         raise MemoryLimitError(f"{fact}. Ask for smaller ranks, a larger eps, or give budget=.") from None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class BlockSparse:
     """A matrix (m b, n) with N blocks of (b, 1): the numbers of entry e stand in rows (rows[e], ·) of column cols[e].
 
@@ -76,6 +77,11 @@ class BlockSparse:
         """(m b, n)."""
         return self.m * self.blocks.shape[1], self.n
 
+    @cached_property
+    def single(self) -> SparseMatrix:
+        """The matrix itself, where blocks hold one number."""
+        return SparseMatrix(self.rows, self.cols, self.blocks[:, 0], self.m, self.n)
+
     def dense(self) -> Tensor:
         """The dense matrix."""
         b = self.blocks.shape[1]
@@ -86,6 +92,8 @@ class BlockSparse:
     def apply(self, right: Tensor) -> Tensor:
         """The product with a matrix (n, s): (m b, s)."""
         b, s = self.blocks.shape[1], right.shape[1]
+        if b == 1:
+            return self.single.apply(right)
         out = self.blocks.new_zeros((self.m, b * s))
         if self._long():
             for i, part in self._by_row():
@@ -99,6 +107,8 @@ class BlockSparse:
     def adjoint(self, left: Tensor) -> Tensor:
         """The product of the conjugated transpose with a matrix (m b, s): (n, s)."""
         b, s = self.blocks.shape[1], left.shape[1]
+        if b == 1:
+            return self.single.transposed(left.conj_physical()).conj_physical()
         out, sides = self.blocks.new_zeros((self.n, s)), left.reshape(self.m, b, s)
         if self._long():
             for i, part in self._by_row():
@@ -106,15 +116,12 @@ class BlockSparse:
         else:
             for part in self._chunks(b * s):
                 near = sides.index_select(0, self.rows[part])
-                product = near[:, 0] * self.blocks[part].conj_physical() if b == 1 else self._small_products(part, near)
-                add_rows_(out, self.cols[part], product)
+                product = torch.bmm(self.blocks[part].conj_physical()[:, None, :], near)
+                add_rows_(out, self.cols[part], product[:, 0])
         return out
 
-    def _small_products(self, part: slice, near: Tensor) -> Tensor:
-        return torch.bmm(self.blocks[part].conj_physical()[:, None, :], near)[:, 0]
-
     def _long(self) -> bool:
-        return self.blocks.shape[1] > 1 and self.blocks.shape[0] >= LONG * self.m and self.blocks.device.type == "cpu"
+        return self.blocks.shape[0] >= LONG * self.m and self.blocks.device.type == "cpu"
 
     def _by_row(self) -> Iterator[tuple[int, slice]]:
         stops = torch.cumsum(torch.bincount(self.rows, minlength=self.m), 0).tolist()
@@ -253,7 +260,10 @@ def _captured(
     if width == height:  # everything
         q = torch.eye(height, dtype=a.blocks.dtype, device=a.blocks.device)
         return q, a.dense(), 0.0, 0.0
-    fresh = a.apply(normal((n, width - known), a.blocks, gen) / sqrt(n))
+    if n > height:  # fewer random numbers, and half a power step
+        fresh = a.apply(a.adjoint(normal((height, width - known), a.blocks, gen) / sqrt(height)))
+    else:
+        fresh = a.apply(normal((n, width - known), a.blocks, gen) / sqrt(n))
     q = orthonormal(fresh if start is None else torch.cat([start, fresh], dim=1))
     noise2 = _noise2(a, norm2)
     rest = a.adjoint(q)  # (n, width)

@@ -1,16 +1,24 @@
-"""Rows of whole numbers: put equal ones together. What sparse arrays need to find distinct rows, columns and fibres."""
+"""Rows of whole numbers: put equal ones together; and matrices that are given by them.
+
+What sparse arrays need to find distinct rows, columns and fibres, and to add up what belongs to each.
+"""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-__all__ = ["Groups", "add_rows_", "columns_of", "group_rows"]
+with warnings.catch_warnings():  # its import would leave a filter behind
+    import scipy.sparse
+
+__all__ = ["Groups", "SparseMatrix", "add_rows_", "columns_of", "group_rows"]
 
 _MOST = 2**62  # keys stay below this
+_CHUNK = 2**24  # numbers of one chunk of a product on a device
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,3 +99,64 @@ def add_rows_(out: Tensor, target: Tensor, rows: Tensor) -> None:
         out.index_put_((target,), rows, accumulate=True)
     else:
         out.index_add_(0, target, rows)
+
+
+class SparseMatrix:
+    """A matrix (m, n) by its entries, for products with slim dense matrices.
+
+    Args:
+        rows: (N,) from 0 to m - 1; ascending or not.
+        cols: (N,) from 0 to n - 1.
+        values: (N,); None for ones.
+        m: rows.
+        n: columns.
+        like: dtype and device of the products, where there are no values.
+
+    Cost:
+        it keeps 12 bytes an entry in double precision, up to 2³¹ entries. A product with s columns takes N s
+        multiplications and additions; on the host SciPy does them, in one thread and always in the same order.
+
+    Example:
+        >>> import torch
+        >>> a = SparseMatrix(torch.tensor([0, 2]), torch.tensor([1, 0]), torch.tensor([3.0, 5.0]), 3, 2)
+        >>> a.apply(torch.tensor([[1.0], [2.0]])).flatten().tolist()
+        [6.0, 0.0, 5.0]
+    """
+
+    __slots__ = ("_csr", "_entries", "_values", "shape")
+
+    def __init__(
+        self, rows: Tensor, cols: Tensor, values: Tensor | None, m: int, n: int, *, like: Tensor | None = None
+    ) -> None:
+        if values is None:
+            assert like is not None
+            values = like.new_ones(()).expand(rows.shape[0])
+        self.shape = (m, n)
+        self._csr = self._entries = self._values = None
+        if values.device.type == "cpu":
+            numbers = values.resolve_conj().resolve_neg().numpy()
+            self._csr = scipy.sparse.coo_array((numbers, (rows.numpy(), cols.numpy())), shape=(m, n)).tocsr()
+        else:
+            self._entries, self._values = (rows, cols), values
+
+    def apply(self, right: Tensor) -> Tensor:
+        """The product with (n, s): (m, s)."""
+        return self._product(right, flipped=False)
+
+    def transposed(self, left: Tensor) -> Tensor:
+        """The product of the transpose, not conjugated, with (m, s): (n, s)."""
+        return self._product(left, flipped=True)
+
+    def _product(self, side: Tensor, *, flipped: bool) -> Tensor:
+        if self._csr is not None:
+            dense = side.resolve_conj().resolve_neg().contiguous().numpy()
+            return torch.from_numpy((self._csr.T if flipped else self._csr) @ dense)
+        assert self._entries is not None
+        assert self._values is not None
+        out = side.new_zeros((self.shape[flipped], side.shape[1]))
+        target, source = self._entries[flipped], self._entries[not flipped]
+        step = max(1, _CHUNK // max(1, side.shape[1]))
+        for start in range(0, target.shape[0], step):
+            part = slice(start, start + step)
+            add_rows_(out, target[part], side.index_select(0, source[part]) * self._values[part, None])
+        return out

@@ -14,10 +14,27 @@ from tnkit.nn.allocate import Ladder, allocate, allocate_uniform
 from tnkit.nn.calibrate import calibrate
 from tnkit.nn.compress import LayerResult, compress, compress_layer
 from tnkit.nn.io import load, save
-from tnkit.nn.layers import FactoredConv2d, FactoredLinear, FactoredModule, Recipe
+from tnkit.nn.layers import (
+    FactoredConv,
+    FactoredConv1D,
+    FactoredEmbedding,
+    FactoredEmbeddingBag,
+    FactoredLinear,
+    FactoredModule,
+    LayerType,
+)
 from tnkit.nn.pivot import pivot_rows
 from tnkit.nn.report import LayerReport, ModelReport
-from tnkit.nn.specs import ChannelSVD, LayerSpec, LowRankLayer, Tucker2
+from tnkit.nn.specs import (
+    ChannelSVD,
+    CPLayer,
+    LayerSpec,
+    LowRankLayer,
+    NetworkLayer,
+    SparseLayer,
+    SpatialSVD,
+    Tucker2,
+)
 from tnkit.nn.stats import InputStats
 from tnkit.nn.surgery import materialize, restore_
 from tnkit.nn.views import WeightView
@@ -25,8 +42,12 @@ from tnkit.nn.weighted import weighted_basis, weighted_lowrank
 
 __all__ = [
     "Budget",
+    "CPLayer",
     "ChannelSVD",
-    "FactoredConv2d",
+    "FactoredConv",
+    "FactoredConv1D",
+    "FactoredEmbedding",
+    "FactoredEmbeddingBag",
     "FactoredLinear",
     "FactoredModule",
     "InputStats",
@@ -34,9 +55,12 @@ __all__ = [
     "LayerReport",
     "LayerResult",
     "LayerSpec",
+    "LayerType",
     "LowRankLayer",
     "ModelReport",
-    "Recipe",
+    "NetworkLayer",
+    "SparseLayer",
+    "SpatialSVD",
     "Tucker2",
     "WeightView",
     "allocate",

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tnkit.formats import Format
+from tnkit.formats import Tensorized
 from tnkit.nn.choice import Choice
+from tnkit.nn.layers.layer_type import layer_type_of
 from tnkit.nn.layers.module import FactoredModule
 from tnkit.nn.report import LayerReport
+from tnkit.nn.specs import Fitted
 from tnkit.nn.surgery import n_bytes, n_params
 from tnkit.nn.timing import measure_ms
+from tnkit.tensorize import Tensorization
 
 __all__ = ["Built", "build", "layer_report", "with_twins"]
 
@@ -28,36 +32,50 @@ class Built:
     """
 
     row: int
-    format: Format
-    module: FactoredModule
+    format: Fitted
+    module: FactoredModule[Any]
 
 
 def build(choice: Choice, row: int) -> Built:
     """The format at one row of the grid, and the module made of it."""
     item = choice.item
     rank = tuple(int(r) for r in choice.grid.ranks[row])
-    fitted = item.spec.fit(choice.view, choice.weight, rank, choice.metric)
+    known = choice.fits.get(row)
+    fitted = item.spec.fit(choice.view, choice.weight, rank, choice.metric) if known is None else known
     module = item.recipe.build(item.layer, item.spec, fitted, choice.metric)
-    return Built(row, fitted.tensorized(choice.view.plan), module)
+    return Built(row, _as_weight(fitted, choice.view.plan), module)
 
 
-def with_twins(model: nn.Module, choice: Choice, module: FactoredModule) -> dict[str, nn.Module]:
+def _as_weight(fitted: Fitted, plan: Tensorization) -> Fitted:
+    """The format with the weight's own shape; plans one after the other become one."""
+    if not isinstance(fitted, Tensorized):
+        return fitted.tensorized(plan)
+    for kind, to, _ in fitted.plan.moves:
+        plan = {"pad": plan.pad, "reshape": plan.reshape, "permute": plan.permute}[kind](to)
+    return fitted.format.tensorized(plan)
+
+
+def with_twins(model: nn.Module, choice: Choice, module: FactoredModule[Any]) -> dict[str, nn.Module]:
     """The module under its name, and for each layer with the same weight one that shares its factors."""
     layers: dict[str, nn.Module] = {choice.item.name: module}
     for name in choice.item.tied:
-        twin = type(module).from_config({**module.config(), "bias": False}, module.weight.dtype)
-        for key, value in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
-            if key != "bias":
-                setattr(twin, key, value)
-        bias = _twin_bias(model.get_submodule(name), choice.item.layer, module)
+        other = model.get_submodule(name)
+        kind = layer_type_of(other)
+        assert kind is not None
+        twin = kind.empty(other, module.form, module.execution)
+        for key, value in module.factors().items():
+            setattr(twin, key, value)
+        bias = _twin_bias(other, choice.item.layer, module)
         if bias is not None:
             twin.bias = bias
         layers[name] = twin
     return layers
 
 
-def _twin_bias(other: nn.Module, layer: nn.Module, module: FactoredModule) -> nn.Parameter | None:
+def _twin_bias(other: nn.Module, layer: nn.Module, module: FactoredModule[Any]) -> nn.Parameter | None:
     """The other layer's own bias, plus what the fit added to the first layer's."""
+    if not hasattr(other, "bias"):
+        return None
     own, old, new = (getattr(m, "bias", None) for m in (other, layer, module))
     added = None if new is None else new.detach() - (0 if old is None else old.detach())
     if isinstance(own, Tensor):
@@ -88,7 +106,7 @@ def layer_report(choice: Choice, built: Built | None, *, timed: bool = False) ->
         ms_before=ms_before,
         ms_after=ms_after,
         rel_error=0.0 if built is None else _relative_error(choice, built),
-        weighted=choice.metric.inputs is not None,
+        weighted=choice.metric.inputs is not None or choice.metric.frequency is not None,
     )
 
 
@@ -111,13 +129,17 @@ def _remarks(choice: Choice, dense: bool) -> list[str]:
     return found
 
 
-def _layer_ms(choice: Choice, module: FactoredModule) -> tuple[float | None, float | None]:
+def _layer_ms(choice: Choice, module: FactoredModule[Any]) -> tuple[float | None, float | None]:
     """Milliseconds of the layer and of the module on random input of the shape that was seen."""
     seen, layer = choice.seen, choice.item.layer
     if seen is None or not seen.shape:
         return None, None
     device = choice.weight.device
-    x = torch.randn(seen.shape, generator=torch.Generator().manual_seed(0)).to(device, seen.dtype)
+    random = torch.Generator().manual_seed(0)
+    if seen.dtype.is_floating_point:
+        x = torch.randn(seen.shape, generator=random).to(device, seen.dtype)
+    else:
+        x = torch.randint(choice.weight.shape[0], seen.shape, generator=random).to(device, seen.dtype)
     with torch.no_grad():
         before = measure_ms(lambda: type(layer).forward(layer, x), device, runs=5, time_limit_s=0.05)
         after = measure_ms(lambda: module.forward(x), device, runs=5, time_limit_s=0.05)

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from tnkit.errors import DataError
-from tnkit.nn.attention import owners, projection_input
 from tnkit.nn.batches import attention_mask, evaluating, require_batches, run_batch
+from tnkit.nn.opening import opened, owners, projection_input
 from tnkit.nn.scope import Rules, find_scope
 from tnkit.nn.sensitivity import Sensitivity, Site
 from tnkit.nn.stats import InputStats
@@ -32,12 +32,14 @@ class Seen:
         shape: of its first input; () if not known.
         dtype: of its first input.
         gradients: moments of the gradients of the model's outputs with respect to the layer's, or None.
+        table: how often each row is looked up, or None.
     """
 
     stats: InputStats | None
     shape: tuple[int, ...]
     dtype: torch.dtype
     gradients: InputStats | None = None
+    table: InputStats | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,8 +94,8 @@ class _Recorder:
         stats = None
         for piece in pieces:
             mask = self.mask if self.mask is None or self.mask.device == piece.device else self.mask.to(piece.device)
-            for rows in site.recipe.rows(site.layer, piece, mask):
-                one = InputStats.of(rows)
+            one = site.recipe.observe(site.layer, piece, mask)
+            if one is not None:
                 stats = one if stats is None else stats + one
         if stats is not None:
             self.events[key] = _Event(stats, [name], weakref.ref(x), version)
@@ -213,7 +215,8 @@ def calibrate(model: nn.Module, calib: Iterable[Any], rules: Rules | None = None
         >>> sorted(stats), stats["0"].count, stats["0"].gram[0, 0].tolist()
         (['0', '2'], 7, [5.0, 5.0, 5.0])
     """
-    scope = find_scope(model, rules)
-    sites = {item.name: Site(item.layer, item.recipe) for item in scope.items}
-    seen = collect(model, sites, calib).seen
+    with opened(model) as whole:
+        scope = find_scope(whole.model, rules)
+        sites = {item.name: Site(item.layer, item.recipe) for item in scope.items}
+        seen = collect(whole.model, sites, calib).seen
     return {name: what.stats for name, what in seen.items() if what.stats is not None}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch import Tensor
 from tnkit.errors import BudgetError, ShapeError
 from tnkit.nn.calibrate import Calibration, Seen
 from tnkit.nn.scope import Item
-from tnkit.nn.specs import Floats, Ints, RankGrid
+from tnkit.nn.specs import Fitted, Floats, Ints, RankGrid
 from tnkit.nn.stats import InputStats, Metric
 from tnkit.nn.surgery import n_params
 from tnkit.nn.views import WeightView
@@ -32,6 +33,7 @@ class Choice:
         metric: in which the fit is best.
         error: (K,) squared error of each rank as a share of `energy`; empty until `with_errors`.
         energy: of the whole layer in the metric.
+        fits: those that are made already, by row of the grid.
     """
 
     item: Item
@@ -43,6 +45,7 @@ class Choice:
     metric: Metric
     error: Floats
     energy: float
+    fits: Mapping[int, Fitted] = field(default_factory=dict)
 
     @property
     def who(self) -> str:
@@ -65,12 +68,14 @@ class Choice:
     def flops(self) -> tuple[Ints, int] | None:
         """FLOPs of each rank and of the dense layer on the first input that was seen; None where it is not known."""
         shape = None if self.seen is None or not self.seen.shape else self.seen.shape
-        found = self.item.recipe.positions(self.item.layer, shape)
+        kind = self.item.recipe.kind
+        found = kind.positions(self.item.layer, shape)
         if found is None:
             return None
         at_input, at_output = found
         flops = 2 * (self.grid.in_macs * at_input + self.grid.out_macs * at_output)
-        return flops, 2 * self.weight.numel() * at_output
+        dense_in, dense_out = kind.macs(self.item.layer)
+        return flops, 2 * (dense_in * at_input + dense_out * at_output)
 
     def fixed_row(self) -> int | None:
         """The row of the grid that the specification itself decides, or None if it leaves it to the budget.
@@ -81,7 +86,7 @@ class Choice:
         """
         spec, grid = self.item.spec, self.grid
         if spec.asked_rank is not None:
-            return grid.index(spec.asked_rank, self.who)
+            return spec.row(grid, self.who)
         if spec.is_free():
             return None
         rows = allowed_rows(self)
@@ -135,7 +140,7 @@ def allowed_rows(choice: Choice) -> Ints:
 def least_cost(choice: Choice) -> int:
     """The fewest parameters that the specification allows; the dense layer counts."""
     rank = choice.item.spec.asked_rank
-    rows = allowed_rows(choice) if rank is None else np.array([choice.grid.index(rank, choice.who)])
+    rows = allowed_rows(choice) if rank is None else np.array([choice.item.spec.row(choice.grid, choice.who)])
     return min(int(choice.params[rows].min()), choice.dense_params)
 
 
@@ -146,8 +151,11 @@ def analysed(choice: Choice, calibration: Calibration | None) -> Choice:
     found = [calibration.seen[n] for n in (choice.item.name, *choice.item.tied) if n in calibration.seen]
     if not found:
         return with_errors(choice, None)
-    stats, gradients = _sum([seen.stats for seen in found]), _sum([seen.gradients for seen in found])
-    return with_errors(choice, replace(found[0], stats=stats, gradients=gradients))
+    looked_up = [seen for seen in found if seen.stats is not None and seen.stats.counts_rows]
+    others = [seen for seen in found if seen not in looked_up]
+    stats, gradients = _sum([seen.stats for seen in others]), _sum([seen.gradients for seen in others])
+    table = _sum([seen.stats for seen in looked_up])
+    return with_errors(choice, replace(found[0], stats=stats, gradients=gradients, table=table))
 
 
 def _sum(parts: list[InputStats | None]) -> InputStats | None:
@@ -163,10 +171,11 @@ def with_errors(choice: Choice, seen: Seen | None) -> Choice:
     spec, view = choice.item.spec, choice.view
     gradients = None if seen is None else seen.gradients
     rows = None if gradients is None else gradients.shrunk_mean()
-    metric = Metric(None if seen is None else spec.inputs(seen.stats), rows)
-    error, energy = spec.errors(view, choice.weight, metric)
+    table = None if seen is None or seen.table is None or not spec.whiten else seen.table.gram
+    metric = Metric(None if seen is None else spec.inputs(seen.stats), rows, table)
+    error, energy, fits = spec.trials(view, choice.weight, metric)
     relative = error / energy if energy > 0 else np.zeros_like(error)
-    return replace(choice, seen=seen, metric=metric, error=relative, energy=energy)
+    return replace(choice, seen=seen, metric=metric, error=relative, energy=energy, fits=fits)
 
 
 def require_fit(stats: InputStats, choice: Choice) -> InputStats:
@@ -176,7 +185,7 @@ def require_fit(stats: InputStats, choice: Choice) -> InputStats:
         ShapeError: the Gram matrix is of another size than the layer's rows.
     """
     groups, n = stats.gram.shape[:2]
-    width = choice.view.shape[1]
+    width = choice.view.shape[0 if stats.counts_rows else 1]
     if (groups, n) != (choice.view.groups, width):
         raise ShapeError(
             f"compress_layer: a Gram matrix for {groups} group(s) of {n} does not fit {choice.item.spec!r} of this "

@@ -14,19 +14,22 @@ import torch
 from torch import Tensor, nn
 
 from tnkit.errors import OptionError
-from tnkit.formats import Budget, Format, as_budget
+from tnkit.formats import Budget, as_budget
 from tnkit.nn.batches import require_batches
 from tnkit.nn.build import build, layer_report
 from tnkit.nn.calibrate import Calibration, Seen, collect
 from tnkit.nn.choice import Choice, analysed, make_choice, require_fit, with_errors
+from tnkit.nn.hooks import carry_over
+from tnkit.nn.layers.layer_type import require_weight
 from tnkit.nn.layers.module import FactoredModule
-from tnkit.nn.layers.recipe import find_recipe, require_weight
+from tnkit.nn.layers.recipe import find_recipe
 from tnkit.nn.measure import Before, EvalFn, score_of
+from tnkit.nn.opening import opened
 from tnkit.nn.plan import Allocation, Plan, require_sizes
 from tnkit.nn.report import LayerReport, ModelReport
 from tnkit.nn.scope import Item, Rules, Scope, find_scope
 from tnkit.nn.sensitivity import Site
-from tnkit.nn.specs import LayerSpec
+from tnkit.nn.specs import Fitted, LayerSpec
 from tnkit.nn.stats import InputStats
 from tnkit.nn.surgery import n_bytes, n_params, replaced, swap_
 from tnkit.tensorize import Tensorization
@@ -50,8 +53,8 @@ class LayerResult:
     """
 
     plan: Tensorization
-    format: Format
-    module: FactoredModule
+    format: Fitted
+    module: FactoredModule[Any]
     report: LayerReport
     spec: LayerSpec
 
@@ -89,8 +92,7 @@ def compress_layer(layer: nn.Module, spec: LayerSpec, gram: Tensor | InputStats 
             f"compress_layer: spec is {spec!r}. Give a layer specification such as tk.nn.LowRankLayer(rank=8)."
         )
     recipe = find_recipe(layer, spec)
-    require_weight(layer, type(layer).__name__)
-    resolved = recipe.resolve(layer, spec)
+    resolved = spec.resolved(require_weight(layer, type(layer).__name__).dtype)
     if resolved.is_free():
         raise OptionError(
             f"compress_layer: {spec!r} leaves the rank open. "
@@ -98,7 +100,12 @@ def compress_layer(layer: nn.Module, spec: LayerSpec, gram: Tensor | InputStats 
         )
     choice = make_choice(Item("", layer, recipe, resolved))
     stats = None if gram is None else require_fit(InputStats.from_gram(gram), choice)
-    choice = with_errors(choice, None if stats is None else Seen(stats, (), torch.float64))
+    if stats is None:
+        choice = with_errors(choice, None)
+    elif stats.counts_rows:
+        choice = with_errors(choice, Seen(None, (), torch.float64, table=stats))
+    else:
+        choice = with_errors(choice, Seen(stats, (), torch.float64))
     row = choice.fixed_row()
     assert row is not None
     built = build(choice, row)
@@ -159,33 +166,42 @@ def compress(
         (True, 'Linear', 'FactoredLinear')
     """
     budget = as_budget(target)
-    budget = as_budget(target)
-    scope = _checked_scope(model, budget, calib, rules, eval_fn, inplace, allocation)
-    choices = tuple(make_choice(item) for item in scope.items)
-    require_sizes(choices, budget)
-    felt = sensitivity and budget.max_error is None and all(c.item.spec.max_error is None for c in choices)
-    calibration = None if calib is None else _calibrated(model, choices, calib, GRADIENT_BATCHES if felt else 0)
-    choices = tuple(analysed(choice, calibration) for choice in choices)
-    score = None if eval_fn is None else score_of(eval_fn, model)
-    timed = measure and calibration is not None
-    found = Plan(model, choices, budget, allocation, calibration, eval_fn, score, timed).search()
-    before = Before.of(model, calibration.first_batch if calibration is not None and measure else None)
-    left = [_left_report(model, name, reason) for name, reason in scope.left.items()]
-    made = swap_(model, found.layers) if inplace else replaced(model, found.layers)
-    report = before.report(made, [*found.reports, *left], len(found.reports), _notes(choices, calibration))
+    _check_options(model, budget, calib, eval_fn, allocation)
+    with opened(model, root=not inplace) as whole:
+        scope = _checked_scope(whole.model, budget, rules, inplace)
+        choices = tuple(make_choice(item) for item in scope.items)
+        require_sizes(choices, budget)
+        felt = sensitivity and budget.max_error is None and all(c.item.spec.max_error is None for c in choices)
+        found_in = _calibrated(whole.model, choices, calib, GRADIENT_BATCHES if felt else 0)
+        choices = tuple(analysed(choice, found_in) for choice in choices)
+        score = None if eval_fn is None else score_of(eval_fn, whole.model)
+        timed = measure and found_in is not None
+        found = Plan(whole.model, choices, budget, allocation, found_in, eval_fn, score, timed).search()
+        left = [_left_report(whole.model, name, reason) for name, reason in scope.left.items()]
+        open_layers = dict(whole.keep(found.layers))
+        made = None if inplace else replaced(whole.model if "" in open_layers else model, found.layers)
+    before = Before.of(model, found_in.first_batch if found_in is not None and measure else None)
+    if made is None:
+        made = swap_(model, _together(open_layers, found.layers))
+    report = before.report(made, [*found.reports, *left], len(found.reports), _notes(choices, found_in))
     after = score_of(eval_fn, made) if eval_fn is not None and found.score is None else found.score
     return made, replace(report, score_before=score, score_after=after)
 
 
-def _checked_scope(
-    model: nn.Module,
-    budget: Budget,
-    calib: Any,
-    rules: Rules | None,
-    eval_fn: EvalFn | None,
-    inplace: bool,
-    allocation: str,
-) -> Scope:
+def _together(open_layers: dict[str, nn.Module], layers: dict[str, nn.Module]) -> dict[str, nn.Module]:
+    """Open layers with their new parts in them, and the layers that are in none of these."""
+    outside = {}
+    for name, new in layers.items():
+        parent, _, child = name.rpartition(".")
+        if parent in open_layers:
+            whole = open_layers[parent]
+            setattr(whole, child, carry_over(whole.get_submodule(child), new))
+        else:
+            outside[name] = new
+    return {**open_layers, **outside}
+
+
+def _check_options(model: nn.Module, budget: Budget, calib: Any, eval_fn: EvalFn | None, allocation: str) -> None:
     if not isinstance(model, nn.Module):
         raise OptionError(f"compress: model is a {type(model).__name__}; give a torch.nn.Module.")
     if allocation not in ("greedy", "uniform"):
@@ -203,6 +219,9 @@ def _checked_scope(
         )
     if eval_fn is not None and not callable(eval_fn):
         raise OptionError(f"compress: eval_fn={eval_fn!r} is not callable. Give a function from the model to a number.")
+
+
+def _checked_scope(model: nn.Module, budget: Budget, rules: Rules | None, inplace: bool) -> Scope:
     scope = find_scope(model, rules)
     free = [item for item in scope.items if item.spec.is_free()]
     if free and budget == Budget():
@@ -218,11 +237,16 @@ def _checked_scope(
     return scope
 
 
-def _calibrated(model: nn.Module, choices: tuple[Choice, ...], calib: Iterable[Any], gradients: int) -> Calibration:
+def _calibrated(
+    model: nn.Module, choices: tuple[Choice, ...], calib: Iterable[Any] | None, gradients: int
+) -> Calibration | None:
+    if calib is None:
+        return None
     sites: dict[str, Site] = {}
     for choice in choices:
         for name in (choice.item.name, *choice.item.tied):
-            sites[name] = Site(model.get_submodule(name), choice.item.recipe, choice.item.spec.whiten)
+            layer, spec = model.get_submodule(name), choice.item.spec
+            sites[name] = Site(layer, find_recipe(layer, spec, name), spec.whiten)
     return collect(model, sites, calib, "compress", gradient_batches=gradients)
 
 

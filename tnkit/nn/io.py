@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from tnkit.errors import FileFormatError, OptionError, ShapeError
 from tnkit.nn.layers.module import FactoredModule
+from tnkit.nn.opening import is_open, opened_layers
 from tnkit.nn.surgery import replaced
 from tnkit.registry import LAYERS
 
@@ -74,7 +75,9 @@ def save(model: nn.Module, path: str | PathLike[str]) -> Path:
     layers = {
         n: {"kind": m.kind, "config": m.config()} for n, m in model.named_modules() if isinstance(m, FactoredModule)
     }
-    structure = {"version": VERSION, "model": type(model).__name__, "layers": layers, "aliases": aliases}
+    open_layers = [name for name, m in model.named_modules() if is_open(m)]
+    parts = {"layers": layers, "opened": open_layers, "aliases": aliases}
+    structure = {"version": VERSION, "model": type(model).__name__, **parts}
     _write(target, tensors, {KEY: json.dumps(structure)})
     return target
 
@@ -95,8 +98,9 @@ def load(path: str | PathLike[str], base: nn.Module) -> nn.Module:
         ShapeError: it was written from a model of another structure than `base`.
     """
     tensors, structure = _read(Path(path))
-    layers = {name: _empty_layer(name, what, tensors, base, path) for name, what in structure["layers"].items()}
-    model = replaced(base, layers)
+    model = _with_open_layers(base, structure["opened"], path)
+    layers = {name: _empty_layer(name, what, tensors, model, path) for name, what in structure["layers"].items()}
+    model = replaced(model, layers)
     for alias, owner in structure["aliases"].items():
         tensors[alias] = tensors[owner]
     try:
@@ -138,7 +142,8 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         )
     try:
         structure = json.loads(metadata[KEY])
-        version, _, _, _ = (structure[k] for k in ("version", "model", "layers", "aliases"))
+        version, *_ = (structure[k] for k in ("version", "model", "layers", "aliases"))
+        structure.setdefault("opened", [])
     except (ValueError, KeyError, TypeError) as error:
         raise FileFormatError(
             f"load: the structure in {path} cannot be read ({error}). Write it again with tk.nn.save."
@@ -150,9 +155,29 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, structure
 
 
+def _with_open_layers(base: nn.Module, names: list[str], path: Any) -> nn.Module:
+    """The base with these layers open, and no others; itself where there is nothing to open."""
+    there = opened_layers(base)
+    missing = [name for name in names if name not in there and not _is_open_at(base, name)]
+    if missing:
+        raise ShapeError(
+            f"load: {path} holds parts of the layer {missing[0]!r}, but this base {type(base).__name__} has no layer "
+            "of such a kind there. Give the model that was compressed as base."
+        )
+    wanted = {name: layer for name, layer in there.items() if name in names}
+    return replaced(base, wanted) if wanted else base
+
+
+def _is_open_at(base: nn.Module, name: str) -> bool:
+    try:
+        return is_open(base.get_submodule(name))
+    except AttributeError:
+        return False
+
+
 def _empty_layer(name: str, what: dict[str, Any], tensors: dict[str, Tensor], base: nn.Module, path: Any) -> nn.Module:
-    recipes = [r for r in LAYERS.items().values() if r.module.kind == what["kind"]]
-    if not recipes:
+    kinds = [kind for kind in LAYERS.items().values() if kind.module.kind == what["kind"]]
+    if not kinds:
         raise FileFormatError(
             f"load: {path} holds a layer {name!r} of kind {what['kind']!r}, which this tnkit does not know."
         )
@@ -160,7 +185,7 @@ def _empty_layer(name: str, what: dict[str, Any], tensors: dict[str, Tensor], ba
         old = base.get_submodule(name)
     except AttributeError:
         old = None
-    if old is None or not isinstance(old, (recipes[0].dense, recipes[0].module)):
+    if old is None or not any(kind.fits(old) for kind in kinds):
         seen = "no such layer" if old is None else f"a {type(old).__name__} there"
         raise ShapeError(
             f"load: {path} holds a {what['kind']} for {name!r}, but this base {type(base).__name__} has {seen}. "
@@ -170,7 +195,7 @@ def _empty_layer(name: str, what: dict[str, Any], tensors: dict[str, Tensor], ba
     floats = [t for n, t in tensors.items() if n.rpartition(".")[0] == name and t.dtype.is_floating_point]
     dtype = floats[0].dtype if floats else torch.get_default_dtype()
     try:
-        made: nn.Module = recipes[0].module.from_config(what["config"], dtype)
+        made: nn.Module = kinds[0].module.from_config(what["config"], dtype)
     except (TypeError, ValueError, KeyError) as error:
         raise FileFormatError(
             f"load: the structure of {prefix or name!r} in {path} cannot be read ({error})."

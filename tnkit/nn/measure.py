@@ -91,6 +91,7 @@ class Before:
             ms_after=model_ms(made, self.batch) if timed else None,
             output_error=_output_error(self.outputs, _outputs(made, self.batch)) if timed else None,
             notes=tuple(notes),
+            n_scope=scope,
         )
 
 

@@ -77,6 +77,7 @@ class ModelReport:
         score_before: of `eval_fn`, or None.
         score_after: of `eval_fn`, or None.
         notes: what the caller should know.
+        n_scope: how many of the layers are in scope; they come first. None: all.
     """
 
     layers: tuple[LayerReport, ...]
@@ -92,6 +93,7 @@ class ModelReport:
     score_before: float | None = None
     score_after: float | None = None
     notes: tuple[str, ...] = ()
+    n_scope: int | None = None
 
     @property
     def kept(self) -> float:
@@ -101,12 +103,12 @@ class ModelReport:
     @property
     def flops_before(self) -> int | None:
         """Of the layers in scope on the example input; None where one is not known."""
-        return _total([layer.flops_before for layer in self.layers])
+        return _total([layer.flops_before for layer in self.layers[: self.n_scope]])
 
     @property
     def flops_after(self) -> int | None:
         """Of the layers in scope on the example input; None where one is not known."""
-        return _total([layer.flops_after for layer in self.layers])
+        return _total([layer.flops_after for layer in self.layers[: self.n_scope]])
 
     def to_dict(self) -> dict[str, Any]:
         """All fields and derived values, JSON-able."""

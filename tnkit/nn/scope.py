@@ -12,7 +12,8 @@ from typing import TypeAlias
 from torch import Tensor, nn
 
 from tnkit.errors import OptionError, UnknownNameError
-from tnkit.nn.layers.recipe import Recipe, default_spec, find_recipe, recipes_for, require_weight, why_not
+from tnkit.nn.layers.layer_type import layer_type_of, require_weight, why_not
+from tnkit.nn.layers.recipe import Recipe, find_recipe
 from tnkit.nn.specs import LayerSpec
 
 __all__ = ["Item", "Rules", "Scope", "find_scope", "matches"]
@@ -82,13 +83,14 @@ def find_scope(model: nn.Module, rules: Rules | None = None, who: str = "compres
     chosen: dict[str, tuple[nn.Module, LayerSpec]] = {}
     for name, layer in model.named_modules():
         reason = why_not(layer)
-        known = reason is None and bool(recipes_for(layer))
+        kind = layer_type_of(layer)
+        known = reason is None and kind is not None
         rule = next((r for r in rules if matches(r, name)), None)
-        asked = default_spec(layer) if rule is None else rules[rule]
+        asked = rules[rule] if rule is not None else None if kind is None else kind.default(layer)
         if reason is not None:
             left[name] = reason
         elif known and asked is None:
-            left[name] = f"excluded by rule {rule!r}"
+            left[name] = f"excluded by rule {rule!r}" if rule is not None else "compressed only where a rule names it"
         elif known and asked is not None:
             chosen[name] = (layer, asked)
         elif rule == name and rule and asked is not None and not any(True for _ in layer.children()):
@@ -98,7 +100,8 @@ def find_scope(model: nn.Module, rules: Rules | None = None, who: str = "compres
         why = "; ".join(f"{n}: {r}" for n, r in list(left.items())[:5])
         raise OptionError(
             f"{who}: no layer of this {type(model).__name__} can be compressed{' (' + why + ')' if why else ''}. "
-            "Linear and Conv2d layers that no rule excludes are in scope."
+            "Linear layers, convolutions, attention and recurrent layers that no rule excludes are in scope; "
+            "embeddings are where a rule names them."
         )
     return Scope(tuple(items), left)
 
@@ -139,13 +142,17 @@ def _tied_together(
         key = _weight_key(layer)
         sharing = [other for other in owners.get(key, [name]) if other != name] if key is not None else []
         strangers = [
-            o for o in sharing if o not in chosen or find_recipe(*chosen[o], o) is not recipe or chosen[o][1] != spec
+            o
+            for o in sharing
+            if o not in chosen
+            or chosen[o][1] != spec
+            or find_recipe(*chosen[o], o).view(chosen[o][0]) != recipe.view(layer)
         ]
         if strangers:
             left[name] = f"its weight is tied to {', '.join(strangers)}, which stays as it is"
             continue
-        require_weight(layer, name)
-        items.append(Item(name, layer, recipe, recipe.resolve(layer, spec), tuple(sharing)))
+        weight = require_weight(layer, name)
+        items.append(Item(name, layer, recipe, spec.resolved(weight.dtype), tuple(sharing)))
         done.update(sharing)
     return items
 

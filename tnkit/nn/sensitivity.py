@@ -19,12 +19,15 @@ import torch
 from torch import Tensor, nn
 
 from tnkit.errors import DataError
-from tnkit.nn.attention import owners
 from tnkit.nn.batches import output_tensors, run_batch
 from tnkit.nn.layers.recipe import Recipe
+from tnkit.nn.opening import owners
 from tnkit.nn.stats import InputStats
 
 __all__ = ["Sensitivity", "Site"]
+
+#: Layers with more outputs, such as the head of a language model, have no matrix of gradients: it would not fit.
+WIDEST = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +101,7 @@ class Sensitivity:
             for handle in handles:
                 handle.remove()
         for (name, _), g in zip(probes, gradients, strict=True):
-            if g is not None:
+            if g is not None and g.shape[-1] <= WIDEST:
                 self._take(name, g, mask)
 
     def _random_signs(self, t: Tensor, mask: Tensor | None) -> Tensor:
@@ -110,6 +113,6 @@ class Sensitivity:
     def _take(self, name: str, g: Tensor, mask: Tensor | None) -> None:
         site = self._sites[name]
         on_device = None if mask is None else mask.to(g.device)
-        one = InputStats.of(site.recipe.output_rows(site.layer, g, on_device))
+        one = InputStats.of(site.recipe.kind.output_rows(site.layer, g, on_device))
         if bool(torch.isfinite(one.gram).all()):
             self._found[name] = self._found[name] + one if name in self._found else one

@@ -11,6 +11,8 @@ from tnkit.errors import DataError, ShapeError
 
 __all__ = ["InputStats", "Metric"]
 
+#: Rows of a table that were not looked up count this share of the mean one.
+RARE = 0.01
 #: Gram matrices of four times this width or more are computed in blocks.
 BLOCK = 128
 
@@ -20,7 +22,8 @@ class InputStats:
     """Second moments of the rows that a layer multiplies with its weight.
 
     Attributes:
-        gram: (g, n, n) float64, XᵀX for each group of the layer (g = 1 for most).
+        gram: (g, n, n) float64, XᵀX for each group of the layer (g = 1 for most); of a table that is looked up, (1, n)
+            float64, how often each row is.
         total: (g, n) float64, the sum of the rows.
         count: number of rows.
     """
@@ -44,6 +47,24 @@ class InputStats:
             raise ShapeError(f"InputStats.of takes rows (N, n) or (g, N, n); these have shape {tuple(rows.shape)}.")
         x = (rows[None] if rows.ndim == 2 else rows).detach().to(torch.float64)
         return InputStats(_gram(x), x.sum(dim=1), x.shape[1])
+
+    @staticmethod
+    def of_ids(ids: Tensor, n: int) -> InputStats:
+        """The statistics of a look-up: how often each of `n` rows is taken.
+
+        Example:
+            >>> import torch
+            >>> from tnkit.nn.stats import InputStats
+            >>> InputStats.of_ids(torch.tensor([2, 0, 2]), 4).gram.tolist()
+            [[1.0, 0.0, 2.0, 0.0]]
+        """
+        counts = torch.bincount(ids.reshape(-1).long(), minlength=n).to(torch.float64)[None]
+        return InputStats(counts, counts, ids.numel())
+
+    @property
+    def counts_rows(self) -> bool:
+        """Whether these are counts of looked-up rows."""
+        return self.gram.ndim == 2
 
     @staticmethod
     def from_gram(gram: Tensor | InputStats) -> InputStats:
@@ -115,22 +136,31 @@ class Metric:
         inputs: moments of the layer's inputs; None for the identity.
         outputs: (g, m, m) mean outer product of the gradients of the model's outputs with respect to the layer's; None
             for the identity.
+        frequency: (1, m) how often each row of a table is looked up; None where it is no table.
     """
 
     inputs: InputStats | None = None
     outputs: Tensor | None = None
+    frequency: Tensor | None = None
 
     def gram(self, group: int) -> Tensor | None:
         """(n, n) of one group."""
         return None if self.inputs is None else self.inputs.gram[group]
 
     def rows(self, group: int) -> Tensor | None:
-        """(m, m) of one group."""
+        """(m, m) of one group; (m,) for a table."""
+        if self.frequency is not None:
+            return self.frequency[group] + RARE * self.frequency[group].mean()
         return None if self.outputs is None else self.outputs[group]
 
     def energy(self, blocks: Tensor) -> float:
-        """‖W G^½‖² of (g, m, n) matrices or (g, o, i, k) kernels, over all groups; the outputs do not enter."""
+        """‖W G^½‖² of (g, m, n) matrices or (g, o, i, k) kernels, over all groups; the outputs do not enter.
+
+        The rows of a table count as often as they are looked up.
+        """
         w = blocks.detach().to(torch.float64)
+        if self.frequency is not None:
+            w = w * self.frequency.to(w).sqrt()[:, :, None]
         if self.inputs is None:
             return float(w.square().sum())
         gram = self.inputs.gram.to(w)

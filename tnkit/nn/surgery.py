@@ -8,20 +8,13 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from tnkit.errors import OptionError
+from tnkit.nn.fast_path import settle_
+from tnkit.nn.hooks import carry_over
+from tnkit.nn.layers.layer_type import layer_type_of
 from tnkit.nn.layers.module import FactoredModule
-from tnkit.nn.layers.recipe import recipes_for
+from tnkit.nn.opening import closed, is_open
 
-__all__ = ["carry_over", "materialize", "n_bytes", "n_params", "replaced", "restore_", "swap_"]
-
-HOOKS = (
-    "_forward_hooks",
-    "_forward_hooks_with_kwargs",
-    "_forward_hooks_always_called",
-    "_forward_pre_hooks",
-    "_forward_pre_hooks_with_kwargs",
-    "_backward_hooks",
-    "_backward_pre_hooks",
-)
+__all__ = ["materialize", "n_bytes", "n_params", "replaced", "restore_", "swap_"]
 
 
 def n_params(*modules: nn.Module) -> int:
@@ -39,15 +32,6 @@ def _unique(tensors: list[Tensor]) -> list[Tensor]:
     return list({id(t): t for t in tensors}.values())
 
 
-def carry_over(old: nn.Module, new: nn.Module) -> nn.Module:
-    """`new` with the mode and the hooks of `old`."""
-    new.train(old.training)
-    for name in HOOKS:
-        if hasattr(old, name):
-            setattr(new, name, copy.copy(getattr(old, name)))
-    return new
-
-
 def replaced(model: nn.Module, layers: Mapping[str, nn.Module]) -> nn.Module:
     """A copy of the model with other layers under these names; what they replace is not copied.
 
@@ -59,13 +43,13 @@ def replaced(model: nn.Module, layers: Mapping[str, nn.Module]) -> nn.Module:
         old = model.get_submodule(name)
         memo[id(old)] = carry_over(old, new)
     try:
-        made = copy.deepcopy(model, memo)
+        made: nn.Module = copy.deepcopy(model, memo)
     except (TypeError, RuntimeError, ValueError) as error:
         raise OptionError(
             f"This {type(model).__name__} cannot be copied ({type(error).__name__}: {error}). "
             "Use inplace=True, or remove what deepcopy does not take."
         ) from error
-    return made
+    return settle_(made)
 
 
 def swap_(model: nn.Module, layers: Mapping[str, nn.Module]) -> nn.Module:
@@ -90,7 +74,7 @@ def swap_(model: nn.Module, layers: Mapping[str, nn.Module]) -> nn.Module:
         for parent, name, child in done:
             parent._modules[name] = child
         raise
-    return model
+    return settle_(model)
 
 
 def materialize(model: nn.Module) -> nn.Module:
@@ -119,9 +103,15 @@ def restore_(model: nn.Module) -> nn.Module:
 def _dense_layers(model: nn.Module) -> dict[str, nn.Module]:
     found: dict[str, nn.Module] = {}
     weights: dict[tuple[int, ...], nn.Module] = {}
+    inside: set[nn.Module] = set()
     for name, layer in model.named_modules():
-        if isinstance(layer, FactoredModule):
-            dense = recipes_for(layer)[0].restore(layer)
+        if is_open(layer):
+            found[name] = closed(layer)
+            inside.update(layer.modules())
+        elif isinstance(layer, FactoredModule) and layer not in inside:
+            kind = layer_type_of(layer)
+            assert kind is not None
+            dense = kind.restore(layer)
             factors = tuple(id(p) for n, p in layer.named_parameters(recurse=False) if n != "bias")
             dense.weight = weights.setdefault(factors, dense).weight
             found[name] = dense

@@ -2,8 +2,8 @@
 
 Example:
     >>> import torch
-    >>> from tnkit.nn.views import conv_matrix_view
-    >>> view = conv_matrix_view((8, 3, 5, 5), groups=1)
+    >>> from tnkit.nn.views import kernel_view
+    >>> view = kernel_view((8, 3, 5, 5), 1, "patches")
     >>> print(view.plan)
     (8, 3, 5, 5) -> reshape (8, 75)
 """
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tnkit.tensorize import Tensorization
 
-__all__ = ["WeightView", "conv_matrix_view", "conv_tensor_view", "matrix_view"]
+__all__ = ["WeightView", "kernel_view", "matrix_view"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +27,14 @@ class WeightView:
     Attributes:
         plan: from the weight's shape to the tensor's; with more than one group the tensor's first mode is the group.
         groups: number of groups, each of which is decomposed on its own.
+        kernel: the spatial sizes of a convolution's kernel; () for a matrix.
+        transposed: whether it is that of a transposed convolution.
     """
 
     plan: Tensorization
     groups: int = 1
+    kernel: tuple[int, ...] = ()
+    transposed: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -53,16 +57,22 @@ def matrix_view(shape: tuple[int, ...], *, transposed: bool = False) -> WeightVi
     return WeightView(plan.permute((1, 0)) if transposed else plan)
 
 
-def conv_matrix_view(shape: tuple[int, ...], groups: int) -> WeightView:
-    """A convolution kernel (o, i/g, *k) as g matrices (o/g, i/g·Πk)."""
-    return _grouped(shape, groups, (prod(shape[1:]),))
+def kernel_view(shape: tuple[int, ...], groups: int, reading: str, *, transposed: bool = False) -> WeightView:
+    """A convolution's weight by groups.
 
-
-def conv_tensor_view(shape: tuple[int, ...], groups: int) -> WeightView:
-    """A convolution kernel (o, i/g, *k) as g tensors (o/g, i/g, Πk)."""
-    return _grouped(shape, groups, (shape[1], prod(shape[2:])))
-
-
-def _grouped(shape: tuple[int, ...], groups: int, rest: tuple[int, ...]) -> WeightView:
-    leading = (shape[0],) if groups == 1 else (groups, shape[0] // groups)
-    return WeightView(Tensorization.start(shape).reshape((*leading, *rest)), groups)
+    Args:
+        shape: (o, i/g, *k), or (i, o/g, *k) of a transposed convolution.
+        groups: g.
+        reading: "kernel" for (o/g, i/g, *k), "channels" for (o/g, i/g, Πk), "patches" for the matrix (o/g, i/g·Πk).
+        transposed: which of the two shapes.
+    """
+    lead = 0 if groups == 1 else 1
+    d = len(shape) - 2
+    first = (shape[0],) if groups == 1 else (groups, shape[0] // groups)
+    plan = Tensorization.start(shape).reshape((*first, *shape[1:]))
+    if transposed:
+        plan = plan.permute((*range(lead), lead + 1, lead, *range(lead + 2, lead + 2 + d)))
+    outs, ins = plan.out_shape[lead], plan.out_shape[lead + 1]
+    tails = {"kernel": (outs, ins, *shape[2:]), "channels": (outs, ins, prod(shape[2:]))}
+    tail = tails.get(reading, (outs, ins * prod(shape[2:])))
+    return WeightView(plan.reshape((*plan.out_shape[:lead], *tail)), groups, tuple(shape[2:]), transposed)

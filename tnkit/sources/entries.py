@@ -10,6 +10,7 @@ Example:
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, ClassVar
 
@@ -71,6 +72,7 @@ class Entries(Source):
     ) -> None:
         if not callable(function):
             raise OptionError(f"Entries needs a function of indices; {type(function).__name__} cannot be called.")
+        _require_one_argument(function)
         if array not in ("numpy", "torch"):
             raise OptionError(f"Entries(array={array!r}) is unknown. Use 'numpy' or 'torch'.")
         self._function, self._array = function, array
@@ -225,6 +227,25 @@ def _packing(shape: tuple[int, ...]) -> list[tuple[int, int, NDArray[np.int64]]]
         groups.append((start, stop, np.array(weights, dtype=np.int64)))
         start = stop
     return groups
+
+
+def _require_one_argument(function: Callable[[Any], Any]) -> None:
+    """Refuse f(i, j, k): all indices come in one array.
+
+    Raises:
+        OptionError: the function cannot be called with one argument.
+    """
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # some compiled functions do not tell
+        return
+    try:
+        signature.bind(None)
+    except TypeError:
+        raise OptionError(
+            f"The function takes {signature}; it is called with one array of indices (m, d), a row for each entry, and "
+            f"gives m values. Write it so: lambda i: 1.0 / (1 + i[:, 0] + i[:, 1])."
+        ) from None
 
 
 def _from_callable(x: Any, asked: Asked) -> Source | None:

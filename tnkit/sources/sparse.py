@@ -1,7 +1,7 @@
 """Sparse arrays: coordinates and values, zero everywhere else.
 
-They come as `SparseTensor`, as torch's sparse tensors of any layout, or as SciPy's sparse matrices and arrays. Nothing
-of the size of the whole array is ever made.
+They come as `SparseTensor`, as (indices, values, shape), as torch's sparse tensors of any layout, or as SciPy's sparse
+matrices and arrays. Nothing of the size of the whole array is ever made.
 
 Example:
     >>> import torch
@@ -16,6 +16,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from math import prod
+from operator import index
 from typing import Any, ClassVar
 
 import numpy as np
@@ -172,7 +173,7 @@ class SparseTensor(Source):
 
 def _checked_shape(shape: Sequence[int]) -> tuple[int, ...]:
     try:
-        size = tuple(int(n) for n in shape)
+        size = tuple(index(n) for n in shape)
     except (TypeError, ValueError):
         raise ShapeError(f"shape={shape!r} is not a sequence of sizes; give one whole number for each mode.") from None
     if not size or min(size) < 1 or max(size) >= _LARGEST:
@@ -206,10 +207,13 @@ def _checked_indices(indices: ArrayLike, shape: tuple[int, ...], device: torch.d
     d = len(shape)
     if isinstance(indices, Tensor):
         table = indices.detach()
-        if table.is_floating_point() or table.is_complex():
+        if table.is_floating_point() or table.is_complex() or table.dtype == torch.bool:
             raise DataError(f"indices have dtype {table.dtype}; whole numbers are needed.")
     else:
-        array = np.asarray(indices)
+        try:
+            array = np.asarray(indices)
+        except ValueError as error:
+            raise ShapeError(f"indices could not be read as an array (N, {d}): {error}.") from None
         if array.size and array.dtype.kind not in "iu":
             raise DataError(f"indices have dtype {array.dtype}; whole numbers are needed.")
         table = torch.from_numpy(np.ascontiguousarray(array.astype(np.int64)))
@@ -251,11 +255,12 @@ def _merged(rows: Tensor, values: Tensor, shape: tuple[int, ...]) -> tuple[Tenso
 
 
 def sparse_source(x: Any, asked: Asked | None = None) -> SparseTensor | None:
-    """A sparse tensor of torch, or a sparse matrix or array of SciPy, as a `SparseTensor`; None for anything else.
+    """What is sparse as a `SparseTensor`; None for anything else.
 
     Args:
-        x: anything.
-        asked: what the caller said beside it; not needed.
+        x: anything. Sparse are torch's tensors of a sparse layout, SciPy's sparse matrices and arrays, and tuples
+            (indices, values, shape) of an array (N, d), an array (N,) and a tuple of d sizes.
+        asked: what the caller said beside it; with a shape, (indices, values) is enough.
 
     Example:
         >>> import torch
@@ -264,6 +269,11 @@ def sparse_source(x: Any, asked: Asked | None = None) -> SparseTensor | None:
     """
     if isinstance(x, Tensor):
         return _from_torch(x) if x.layout in _LAYOUTS else None
+    if isinstance(x, tuple) and len(x) in (2, 3):
+        shape = x[2] if len(x) == 3 else asked.shape if asked is not None else None
+        arrays = getattr(x[0], "ndim", 0) == 2 and getattr(x[1], "ndim", 0) == 1  # no nested list: rows differ
+        if arrays and isinstance(shape, tuple):
+            return SparseTensor(x[0], x[1], shape)
     scipy_sparse = sys.modules.get("scipy.sparse")  # whoever has such an array has imported it
     if scipy_sparse is not None and scipy_sparse.issparse(x):
         coo = x.tocoo()

@@ -3,32 +3,47 @@
 from __future__ import annotations
 
 import abc
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from tnkit.errors import OptionError
-from tnkit.nn.specs import EXECUTIONS, Execution
+from tnkit.nn.forms import Form, form_from_config
+from tnkit.nn.specs.base import EXECUTIONS, Execution
 from tnkit.nn.timing import measure_ms
 
 __all__ = ["FactoredModule"]
 
+F = TypeVar("F", bound=Form)
 
-class FactoredModule(nn.Module, abc.ABC):
-    """Base of the compressed layers: factors as parameters, a static plan, and a `weight` that is made when it is read.
+
+class FactoredModule(nn.Module, abc.ABC, Generic[F]):
+    """Base of the compressed layers: factors as parameters, a static form, and a `weight` that is made when it is read.
 
     Execution is "factored" (the factors, one after the other), "materialized" (the dense weight is made at each call)
     or "auto": at the first call of each shape both are timed and the faster one is kept for that shape. While torch
     traces, compiles or exports, "auto" means "factored".
+
+    Attributes:
+        form: how the factors make the weight and act; their names and shapes are its.
+        execution: as above.
     """
 
     kind: ClassVar[str]
+    form: F
     execution: Execution
+    bias: nn.Parameter | None
     _faster: dict[tuple[Any, ...], bool]
 
-    def __init__(self, execution: Execution) -> None:
-        """Set the execution.
+    def __init__(self, form: F, bias: int | None, execution: Execution, dtype: torch.dtype | None) -> None:
+        """A layer of zeros; layer types and loading fill it.
+
+        Args:
+            form: of the weight.
+            bias: its size, or None for no bias.
+            execution: see the class.
+            dtype: of the parameters.
 
         Raises:
             OptionError: no such execution.
@@ -36,8 +51,23 @@ class FactoredModule(nn.Module, abc.ABC):
         super().__init__()
         if execution not in EXECUTIONS:
             raise OptionError(f"{type(self).__name__}: execution={execution!r}. Use one of {', '.join(EXECUTIONS)}.")
-        self.execution = execution
+        self.form, self.execution = form, execution
+        self._names = (*form.parameters(), *form.buffers())
+        for name, shape in form.parameters().items():
+            self.register_parameter(name, nn.Parameter(torch.zeros(*shape, dtype=dtype)))
+        for name, value in form.buffers().items():
+            self.register_buffer(name, value)
+        self.register_parameter("bias", None if bias is None else nn.Parameter(torch.zeros(bias, dtype=dtype)))
         self._faster = {}
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """Of the form."""
+        return self.form.ranks
+
+    def factors(self) -> dict[str, Tensor]:
+        """Parameters and buffers of the form, by name."""
+        return {name: getattr(self, name) for name in self._names}
 
     @property
     @abc.abstractmethod
@@ -53,13 +83,21 @@ class FactoredModule(nn.Module, abc.ABC):
         """The output by the dense weight."""
 
     @abc.abstractmethod
+    def face(self) -> dict[str, Any]:
+        """What the constructor takes beside form, bias, execution and dtype; JSON-able."""
+
     def config(self) -> dict[str, Any]:
         """The structure, JSON-able; `from_config` takes it."""
+        rest = {"bias": self.bias is not None, "execution": self.execution}
+        return {"form": self.form.config(), **self.face(), **rest}
 
     @classmethod
-    @abc.abstractmethod
     def from_config(cls, config: dict[str, Any], dtype: torch.dtype) -> Self:
         """A module of that structure whose parameters hold zeros."""
+        values = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items() if k != "form"}
+        make: Any = cls  # whose constructor takes its face
+        made: Self = make(form_from_config(config["form"]), dtype=dtype, **values)
+        return made
 
     @abc.abstractmethod
     def sample_size(self, x: Tensor) -> tuple[int, ...]:
@@ -93,13 +131,8 @@ class FactoredModule(nn.Module, abc.ABC):
         """Parameters of the factors, without the bias."""
         return sum(p.numel() for name, p in self.named_parameters(recurse=False) if name != "bias")
 
-
-def bucket(n: int) -> int:
-    """`n` rounded up to a power of two, so that varying lengths share a measurement."""
-    return 1 << max(n - 1, 0).bit_length()
-
-
-def parameter(value: Tensor, like: Tensor) -> nn.Parameter:
-    """`value` as a parameter with dtype, device and requires_grad of `like`, in memory of its own."""
-    data = value.detach().to(dtype=like.dtype, device=like.device, copy=True).contiguous()
-    return nn.Parameter(data, requires_grad=like.requires_grad)
+    def extra_repr(self) -> str:
+        """What print shows."""
+        face = ", ".join(f"{name}={value!r}" for name, value in self.face().items())
+        form = f"form={self.form.kind}, ranks={self.ranks}"
+        return f"{face}, {form}, bias={self.bias is not None}, execution={self.execution}"

@@ -8,12 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
+from tnkit.nn.opening.attention import OpenAttention
+
 __all__ = ["owners", "projection_input"]
 
 
 def owners(model: nn.Module) -> dict[int, nn.MultiheadAttention]:
-    """The attention module by the id of its `out_proj`."""
-    return {id(m.out_proj): m for m in model.modules() if isinstance(m, nn.MultiheadAttention)}
+    """The closed attention module by the id of its `out_proj`."""
+    found = [m for m in model.modules() if isinstance(m, nn.MultiheadAttention) and not isinstance(m, OpenAttention)]
+    return {id(m.out_proj): m for m in found}
 
 
 def projection_input(attention: nn.MultiheadAttention, args: Any, kwargs: Any) -> Tensor:

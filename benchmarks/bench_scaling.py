@@ -1,0 +1,95 @@
+"""Cost against size, rank and order: `python -m benchmarks.bench_scaling [--quick] [--runs N] [--json PATH]`.
+
+A train of a planted array is timed while one thing grows: the number of entries (order 4, rank 10), the rank (64⁴), the
+order (2²⁴ entries, rank 8). Theory is the floor of the other tables: two readings and one product of the array with a
+basis of the rank, at the rates measured on this machine. A slope is that of a straight line through the logarithms; the
+measured one stands beside the one of theory.
+"""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from math import log, prod
+
+import torch
+from rich.table import Table
+
+from benchmarks import data
+from benchmarks.bench_decompose import ours
+from benchmarks.harness import Asked, Case, Row, arguments, machine, measure, screen, write_json
+
+#: entries from which the fixed cost of a call no longer counts
+SIZES = (60, 70, 82, 95, 107)
+RANKS = (8, 12, 16, 24, 32, 48, 64)
+ORDERS = ((4096,) * 2, (256,) * 3, (64,) * 4, (16,) * 6, (8,) * 8, (4,) * 12, (2,) * 24)
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One measurement: what grows, its value, seconds measured and counted."""
+
+    series: str
+    value: float
+    measured_s: float
+    theory_s: float
+    rel_error: float
+
+
+def series(*, quick: bool) -> Iterator[tuple[str, float, tuple[int, ...], int]]:
+    """Name, value, shape and rank."""
+    for n in (16, 20, 24) if quick else SIZES:
+        yield "entries", float(n**4), (n,) * 4, 10
+    for rank in (2, 4, 6) if quick else RANKS:
+        yield "rank", float(rank), ((16,) * 4 if quick else (64,) * 4), rank
+    for shape in ((4,) * 6, (2,) * 12) if quick else ORDERS:
+        yield "order", float(len(shape)), shape, 8
+
+
+def slope(points: list[Point], values: list[float]) -> float:
+    """Of a least-squares line through logarithms."""
+    x = [log(p.value) for p in points]
+    y = [log(v) for v in values]
+    mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
+    return sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True)) / sum((a - mean_x) ** 2 for a in x)
+
+
+def slopes(points: list[Point]) -> dict[str, dict[str, float]]:
+    """Measured and counted, by series."""
+    found = {}
+    for name in dict.fromkeys(p.series for p in points):
+        mine = [p for p in points if p.series == name]
+        measured, theory = slope(mine, [p.measured_s for p in mine]), slope(mine, [p.theory_s for p in mine])
+        found[name] = {"measured": measured, "theory": theory}
+    return found
+
+
+def run(asked: Asked) -> int:
+    """Measure, show, write."""
+    console, on = screen(), machine()
+    points: list[Point] = []
+    for name, value, shape, rank in series(quick=asked.quick):
+        if asked.case not in name:
+            continue
+        case = Case(name, data.train(shape, rank), {"tnkit": ours("tt", rank=rank)}, 2.0 * prod(shape) * rank)
+        row: Row = measure(case, on, runs=asked.runs)[0]
+        if row.median_s is None or row.rel_error is None:
+            console.print(f"{name} {value:g} failed: {row.failed}")
+            continue
+        points.append(Point(name, value, row.median_s, row.floor_s, row.rel_error))
+    table = Table(
+        "grows", "value", "ms", "counted ms", "×", "true error", title=f"TT, float64, {torch.get_num_threads()} threads"
+    )
+    for p in points:
+        ratio = f"{p.measured_s / p.theory_s:.1f}"
+        times = f"{p.measured_s * 1e3:,.1f}", f"{p.theory_s * 1e3:,.1f}"
+        table.add_row(p.series, f"{p.value:,.0f}", *times, ratio, f"{p.rel_error:.3e}")
+    console.print(table)
+    found = slopes(points)
+    for name, both in found.items():
+        console.print(f"slope in {name}: measured {both['measured']:.3f}, counted {both['theory']:.3f}")
+    write_json(asked.json, {"machine": asdict(on), "points": [asdict(p) for p in points], "slopes": found})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(arguments("bench_scaling", __doc__)))
