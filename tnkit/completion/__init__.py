@@ -21,6 +21,7 @@ from tnkit.completion.base import (
 from tnkit.completion.front import complete
 from tnkit.completion.observations import Observations
 from tnkit.completion.result import Completion
+from tnkit.completion.robust import RobustALS
 from tnkit.completion.tctv import TCTV
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "CompletionMethod",
     "CompletionProblem",
     "Observations",
+    "RobustALS",
     "complete",
     "register",
 ]
