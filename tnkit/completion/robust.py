@@ -111,7 +111,8 @@ def robust_scale(residual: Tensor, n_params: int = 0) -> float:
         1.4826
     """
     n = residual.shape[0]
-    return NORMAL * float(residual.median()) * (n / max(n - n_params, n / 10)) ** 0.5
+    spared = max(n - n_params, n / 10)
+    return float(residual.median()) * NORMAL * float(n / spared) ** 0.5
 
 
 def tukey_weights(residual: Tensor, cutoff: float, n_params: int = 0, floor: float = 0.0) -> Tensor:
