@@ -71,6 +71,20 @@ def test_a_sweep_never_makes_the_error_larger(spec: str, shape: tuple[int, ...])
     assert all(after <= before * (1 + 1e-6) for before, after in itertools.pairwise(errors))
 
 
+@pytest.mark.parametrize(("spec", "shape"), CASES, ids=IDS)
+def test_products_that_are_not_stored_are_the_same(spec: str, shape: tuple[int, ...]) -> None:
+    layout, stored, tensors, entries = setting(spec, shape)
+    made = Entrywise.of(layout.topology, layout.sizes, layout.inner_plan.positions(entries), many=1)
+    data = Data(torch.randn(40, dtype=torch.float64, generator=generator(1)), torch.rand(40, dtype=torch.float64))
+    torch.testing.assert_close(made.values(tensors), stored.values(tensors))
+    for net in (stored, made):
+        assert bool(net.flats) == (net is made)
+    one, _ = sweep(stored, tensors, data, lambda unknowns, rows: 0.1)
+    other, _ = sweep(made, tensors, data, lambda unknowns, rows: 0.1)
+    for a, b in zip(one, other, strict=True):
+        torch.testing.assert_close(a, b)
+
+
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
 def test_rows_are_the_weighted_least_squares_solution(dtype: torch.dtype, weighted: bool) -> None:

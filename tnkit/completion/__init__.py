@@ -24,7 +24,8 @@ from tnkit.completion.halrtc import HaLRTC, TruncatedNuclear
 from tnkit.completion.observations import Observations
 from tnkit.completion.patches import PatchGroups
 from tnkit.completion.result import Completion
-from tnkit.completion.robust import RobustTubal
+from tnkit.completion.robust import RobustALS
+from tnkit.completion.robust_tubal import RobustTubal
 from tnkit.completion.tctv import TCTV
 from tnkit.completion.tnn import TubalNuclear
 
@@ -40,6 +41,7 @@ __all__ = [
     "HaLRTC",
     "Observations",
     "PatchGroups",
+    "RobustALS",
     "RobustTubal",
     "TruncatedNuclear",
     "TubalNuclear",

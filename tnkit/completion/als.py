@@ -34,6 +34,8 @@ __all__ = ["CompletionALS"]
 
 #: Multiplications of one sweep below which more starts are always tried.
 CHEAP = 3e7
+#: Sweeps of a start at twice the ranks.
+WIDE = 80
 RATE = 0.8
 
 
@@ -305,7 +307,8 @@ class _Run:
         small = max(ranks, default=1) == 1
         ample = self.train.net.n >= 8 * self.layout.n_params(ranks)
         first = self.annealed if not self.hyper else self.plain if ample else self.climb
-        kinds = (first, self.over, self.through, self.climb, self.annealed)
+        costly = self.hyper and self.work(ranks) >= CHEAP
+        kinds = (first, self.wide if costly else self.over, self.through, self.climb, self.annealed)
         for number in range(self.method.starts):
             before = inf if self.best is None else self.best.heldout
             trial = self.annealed(ranks) if small else kinds[number % len(kinds)](ranks)
@@ -323,6 +326,14 @@ class _Run:
         """A random start at full rank, not annealed."""
         start = self.random(ranks)
         return self.fit(start, self.train, anneal=0.0, level=1.0, steps=self.method.max_steps)
+
+    def wide(self, ranks: tuple[int, ...]) -> _Trial:
+        """A random start at twice the ranks, annealed, and down at once: terms of a hyperedge that miss are dropped."""
+        larger = tuple(min(2 * r, cap) for r, cap in zip(ranks, self.layout.caps, strict=True))
+        if self.layout.n_params(larger) > self.train.net.n:
+            return self.climb(ranks)
+        trial = self.fresh(larger, WIDE)
+        return trial if self.stopped is not None and self.best is not None else self.lowered(trial, ranks, WIDE)
 
     def over(self, ranks: tuple[int, ...], share: float = 1 / 3) -> _Trial:
         """From larger ranks, where there are fewer local minima, down to those that were asked for."""
@@ -358,7 +369,7 @@ class _Run:
     def worth_another(self) -> bool:
         """Whether entries that were not seen are met much worse than those that were, or a start costs little."""
         assert self.best is not None
-        stalled = self.best.heldout > 2 * self.best.train
+        stalled = self.best.heldout > min(0.9, 2 * self.best.train)
         return self.held is not None and (stalled or self.work(self.best.ranks) < CHEAP)
 
     def climb(self, target: tuple[int, ...], keep: bool = True) -> _Trial:

@@ -48,12 +48,13 @@ class Blocks:
     padded: bool
 
     @staticmethod
-    def of(row: Tensor, n_rows: int) -> Blocks:
+    def of(row: Tensor, n_rows: int, with_places: bool = True) -> Blocks:
         """Sort entries into blocks.
 
         Args:
             row: (N,) the row of each entry.
             n_rows: how many rows there are at all.
+            with_places: whether `place` is needed; it is empty otherwise.
         """
         n = row.shape[0]
         order = torch.argsort(row, stable=True)
@@ -75,8 +76,9 @@ class Blocks:
         slots[place_sorted] = order
         real = torch.zeros(first[-1] * size, dtype=torch.bool, device=row.device)
         real[place_sorted] = True
-        place = torch.empty_like(order)
-        place[order] = place_sorted
+        place = torch.empty_like(order) if with_places else order.new_empty(0)
+        if with_places:
+            place[order] = place_sorted
         return Blocks(
             rows, owner, slots.reshape(-1, size), real.reshape(-1, size), place, tuple(first), first[-1] * size > n
         )

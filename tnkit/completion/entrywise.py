@@ -2,7 +2,8 @@
 
 For node k and an entry e, the entry's value is ⟨h_e, a_row(e)⟩, where a_row is the row of the node's unfolding that the
 entry's position picks, and h_e is the contraction of all other nodes there. Along an order of the nodes, h_e is made of
-a left and a right partial product, which are shared by all nodes of a sweep.
+a left and a right partial product, which are shared by all nodes of a sweep. Where there are very many entries, the
+partial products are not stored: they are made anew for some entries at a time, so that memory is that of the entries.
 
 Example:
     >>> import torch
@@ -30,6 +31,8 @@ __all__ = ["Entrywise", "Partial"]
 
 #: Entries of the largest intermediate that is made at once.
 CHUNK = 2**18
+#: Entries from which on partial products are made anew: memory does not grow with them, and it is faster besides.
+MANY = 2**16
 ENTRY = "#"
 
 
@@ -41,11 +44,13 @@ class Partial:
         labels: of the axes of `values` after the entries'.
         values: (N, …), or without the first axis where no node with an open label is in it yet.
         batched: whether it has that axis.
+        recipe: where the product is not stored, its nodes in order, each with its tensor and the labels that are kept.
     """
 
     labels: tuple[str, ...]
     values: Tensor
     batched: bool
+    recipe: tuple[tuple[int, Tensor, tuple[str, ...]], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,6 +64,7 @@ class Entrywise:
         blocks: for each node its entries by rows (one row of all entries where it has no open label).
         sizes: of the modes.
         n: the number of entries.
+        flats: for each node the row of each entry, (N,), where partial products are not stored; otherwise empty.
     """
 
     topology: Topology
@@ -67,28 +73,36 @@ class Entrywise:
     blocks: tuple[Blocks, ...]
     sizes: tuple[int, ...]
     n: int
+    flats: tuple[Tensor, ...] = ()
 
     @staticmethod
-    def of(topology: Topology, sizes: Mapping[str, int], rows: Tensor) -> Entrywise:
+    def of(topology: Topology, sizes: Mapping[str, int], rows: Tensor, many: int = MANY) -> Entrywise:
         """Sort the entries for every node.
 
         Args:
             topology: of the network.
             sizes: of its open labels.
             rows: (N, number of open labels) positions of the entries.
+            many: entries from which on partial products are not stored.
         """
         known: dict[tuple[str, ...], Blocks] = {}
+        flats: dict[tuple[str, ...], Tensor] = {}
+        lean = rows.shape[0] >= many
         for labels in topology.inputs:
             opened = _opened(labels, topology.output)
             if opened not in known:
                 flat = rows.new_zeros(rows.shape[0])
                 for label in opened:
                     flat = flat * sizes[label] + rows[:, topology.output.index(label)]
-                known[opened] = Blocks.of(flat, prod(sizes[label] for label in opened))
+                n_rows = prod(sizes[label] for label in opened)
+                known[opened] = Blocks.of(flat, n_rows, with_places=not lean)
+                if lean:
+                    flats[opened] = flat.to(torch.int32) if n_rows < 2**31 else flat
         blocks = tuple(known[_opened(labels, topology.output)] for labels in topology.inputs)
         order = sweep_order(topology)
         shape = tuple(sizes[label] for label in topology.output)
-        return Entrywise(topology, order, fronts_of(topology, order), blocks, shape, rows.shape[0])
+        kept = tuple(flats[_opened(labels, topology.output)] for labels in topology.inputs) if lean else ()
+        return Entrywise(topology, order, fronts_of(topology, order), blocks, shape, rows.shape[0], kept)
 
     def opened(self, node: int) -> tuple[str, ...]:
         """The open labels of a node."""
@@ -130,6 +144,9 @@ class Entrywise:
         """Multiply a node into a partial product; labels outside `keep` are summed over."""
         rest = self.rest(node)
         labels = tuple(label for label in keep if label in partial.labels or label in rest)
+        if self.flats:
+            batched = partial.batched or bool(self.opened(node))
+            return Partial(labels, partial.values, batched, (*partial.recipe, (node, t, keep)))
         if not self.opened(node):
             return self._absorb_closed(partial, rest, t, labels)
         blocks = self.blocks[node]
@@ -160,6 +177,30 @@ class Entrywise:
         ]
         return Partial(labels, torch.cat(parts) if len(parts) > 1 else parts[0], True)
 
+    def _at_slots(self, partial: Partial, slots: Tensor) -> Partial:
+        """A product at the entries in some slots (P, B): its values are (P, B, …)."""
+        if partial.recipe:
+            made = self._made(partial, slots.flatten())
+            return Partial(made.labels, made.values.unflatten(0, slots.shape), True) if made.batched else made
+        return Partial(partial.labels, partial.values[slots], True) if partial.batched else partial
+
+    def _made(self, partial: Partial, entries: Tensor) -> Partial:
+        """A product that is not stored, at some of the entries."""
+        made = self.start(partial.values)
+        for node, t, keep in partial.recipe:
+            rest = self.rest(node)
+            labels = tuple(label for label in keep if label in made.labels or label in rest)
+            mark = "q" if made.batched else ""
+            if self.opened(node):
+                picked = self.table(node, t).index_select(0, self.flats[node].index_select(0, entries))
+                picked = picked.reshape(-1, *self.rest_shape(node, t))
+                values = _einsum((mark, *made.labels), ("q", *rest), ("q", *labels), made.values, picked)
+                made = Partial(labels, values, True)
+            else:
+                values = _einsum((mark, *made.labels), ("", *rest), (mark, *labels), made.values, t)
+                made = Partial(labels, values, made.batched)
+        return made
+
     def rest_shape(self, node: int, t: Tensor) -> tuple[int, ...]:
         """The sizes of the other labels."""
         labels = self.topology.inputs[node]
@@ -178,7 +219,13 @@ class Entrywise:
         partial = self.start(nodes[0])
         for p in reversed(range(len(self.order))):
             partial = self.absorb(partial, self.order[p], nodes[self.order[p]], self.fronts[p])
-        found = partial.values if partial.batched else partial.values.expand(self.n)
+        if partial.recipe:
+            every = torch.arange(self.n, device=self.flats[0].device)
+            widest = max((prod(t.shape[1:]) for t in nodes), default=1)
+            ranges = _ranges(self.n, CHUNK // min(widest, 16))
+            found = torch.cat([self._made(partial, every[start:stop]).values for start, stop in ranges])
+        else:
+            found = partial.values if partial.batched else partial.values.expand(self.n)
         return found.real if found.is_complex() and not any(t.is_complex() for t in tensors) else found
 
     # --- one node ---------------------------------------------------------------------------------------------------
@@ -200,9 +247,10 @@ class Entrywise:
         rest, shape = self.rest(node), self.rest_shape(node, t)
         slots = self.blocks[node].slots[start:stop]
         terms, operands = [], []
+        left, right = (self._at_slots(partial, slots) for partial in (left, right))
         for partial in (left, right):
             terms.append(("p", "q", *partial.labels) if partial.batched else ("", *partial.labels))
-            operands.append(partial.values[slots] if partial.batched else partial.values)
+            operands.append(partial.values)
         known = set(left.labels) | set(right.labels)
         got = tuple(label for label in rest if label in known)
         front = ("p", "q") if left.batched or right.batched else ("",)

@@ -31,7 +31,8 @@ def whole_modes(obs: Observations) -> tuple[int, ...]:
         return ()
     found: list[int] = []
     for mode in range(obs.ndim):
-        if obs.shape[mode] > 1 and int(_fibre(obs, (mode,)).max()) + 1 == obs.n // obs.shape[mode]:
+        n = obs.shape[mode]
+        if n > 1 and obs.n % n == 0 and int(_fibre(obs, (mode,)).max()) + 1 == obs.n // n:
             found.append(mode)
     return tuple(found)
 

@@ -178,6 +178,26 @@ class Observations:
         made._set(self.indices[picks], self.values[picks], weights, self.shape, self.back)
         return made
 
+    def with_values(self, values: Tensor) -> Observations:
+        """The same entries with other values.
+
+        Args:
+            values: (N,) finite.
+        """
+        made = object.__new__(Observations)
+        made._set(self.indices, values, self.weights, self.shape, self.back)
+        return made
+
+    def with_weights(self, weights: Tensor | None) -> Observations:
+        """The same entries with other weights.
+
+        Args:
+            weights: (N,) from 0 to 1, not all 0; None for all 1.
+        """
+        made = object.__new__(Observations)
+        made._set(self.indices, self.values, weights, self.shape, self.back)
+        return made
+
     def fill(self, dense: Tensor) -> Tensor:
         """A copy of a dense tensor with the observed values put in, bit by bit."""
         filled = dense.to(self.values.dtype, copy=True)
