@@ -1,7 +1,12 @@
-"""Fills the tables of the reference from the registries, when the site is built: `<!-- table: NAME -->` in a page."""
+"""Fills the tables of the pages when the site is built: `<!-- table: NAME -->` in a page.
 
+Those of the reference come from the registries, those of the benchmarks from the figures in `docs/figures/`.
+"""
+
+import json
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 import tnkit  # registers every format and method
 from tnkit.nn.specs import LAYER_SPECS
@@ -59,8 +64,58 @@ def takers(spec: type[tnkit.nn.LayerSpec]) -> list[str]:
     return [f"`{kind.dense.__name__}`" if kind.name != "hf_conv1d" else "Hugging Face `Conv1D`" for kind in kinds]
 
 
-TABLES: dict[str, Callable[[], list[list[str]]]] = {"formats": formats, "methods": methods, "completions": completions}
-TABLES["layers"] = layers
+def figures(name: str) -> dict:
+    return json.loads((Path(__file__).parent / "figures" / f"{name}.json").read_text())
+
+
+def measured() -> list[list[str]]:
+    """The dense cases: tnkit beside the fastest rival of each kind."""
+    rows = [row for row in figures("bench_decompose")["rows"] if row["median_s"] is not None]
+    head = ["case", "tnkit ms", "× floor", "peak / input", "error"]
+    head += ["fastest exact", "times", "fastest randomised", "times"]
+    return [head, *(measured_case(case, rows) for case in dict.fromkeys(row["case"] for row in rows))]
+
+
+def measured_case(case: str, rows: list[dict]) -> list[str]:
+    mine = sorted((row for row in rows if row["case"] == case), key=lambda row: row["median_s"])
+    ours = next(row for row in mine if row["who"].startswith("tnkit"))
+    cells = [case, f"{1e3 * ours['median_s']:,.1f}", f"{ours['median_s'] / ours['floor_s']:.1f}"]
+    cells += [f"{(ours['peak_bytes'] or 0) / ours['n_bytes']:.2f}", f"{ours['rel_error']:.2e}"]
+    for randomised in (False, True):
+        others = [r for r in mine if not r["who"].startswith("tnkit") and ("randomised" in r["who"]) == randomised]
+        if others:
+            best = others[0]
+            cells += [f"{best['who']}, {1e3 * best['median_s']:,.0f} ms", f"{best['median_s'] / ours['median_s']:.1f}"]
+        else:
+            cells += ["", ""]
+    return cells
+
+
+def bars() -> list[list[str]]:
+    """What was asked for, and what was seen."""
+    met = {True: "yes", False: "**no**", None: "not measured"}
+    return [
+        ["what", "asked", "seen", "met"],
+        *([bar["what"], bar["asked"], bar["seen"], met[bar["met"]]] for bar in figures("bars")),
+    ]
+
+
+def machine() -> list[list[str]]:
+    found = figures("bench_decompose")["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in found.pop("versions").items())
+    rows = [[name.replace("_", " "), f"{v:,.1f}" if isinstance(v, float) else str(v)] for name, v in found.items()]
+    return [["the machine", ""], *rows, ["versions", versions]]
+
+
+TABLES: dict[str, Callable[[], list[list[str]]]] = {
+    "formats": formats,
+    "methods": methods,
+    "completions": completions,
+    "layers": layers,
+    "measured": measured,
+    "bars": bars,
+    "machine": machine,
+}
 
 
 def on_page_markdown(markdown: str, **_: object) -> str:
