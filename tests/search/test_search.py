@@ -154,3 +154,12 @@ def test_sparse_arrays_are_refused_with_the_formats_that_take_them() -> None:
             tk.search(x, eps=0.1)
         assert tk.explain(x, "cp", rank=2).method == "sparse_cp_als"
         assert tk.explain(x, "tt", eps=0.1).method == "sparse_tt"
+
+
+def test_a_file_serves_one_array_and_one_question(tmp_path: Path) -> None:
+    x, path = planted(ring((5,) * 4, (2, 2, 2, 2))), tmp_path / "search.safetensors"
+    tk.search(x, eps=1e-3, strategy="greedy", max_evaluations=4, save=path)
+    with pytest.raises(tk.FileFormatError, match="another array"):
+        tk.search(x.flip(0), eps=1e-3, strategy="greedy", save=path)
+    with pytest.raises(tk.FileFormatError, match=r"eps=0\.01"):
+        tk.search(x, eps=1e-2, strategy="greedy", save=path)

@@ -29,13 +29,14 @@ __all__ = ["read_trials", "write_trials"]
 _WHAT, _VERSION = "search", "1"
 
 
-def write_trials(path: PathLikeStr, trials: Mapping[str, Trial], shape: tuple[int, ...]) -> None:
+def write_trials(path: PathLikeStr, trials: Mapping[str, Trial], shape: tuple[int, ...], asked: str = "") -> None:
     """Write all trials, all or nothing.
 
     Args:
         path: the file.
         trials: by the key under which each is known.
         shape: of the array that was searched.
+        asked: eps and size in words: fits end where these are met, so that a file serves one question.
     """
     tensors: dict[str, Tensor] = {}
     entries, places = [], dict[int, int]()
@@ -48,14 +49,14 @@ def write_trials(path: PathLikeStr, trials: Mapping[str, Trial], shape: tuple[in
         entry = {"graph": trial.graph.to_json(), "error": trial.error, "seconds": trial.seconds, "by": trial.by}
         entries.append({**entry, "complex": trial.tensors[0].is_complex()})
     keys = {key: places[id(trial)] for key, trial in trials.items()}
-    structure = json.dumps({"shape": list(shape), "trials": entries, "keys": keys})
+    structure = json.dumps({"shape": list(shape), "asked": asked, "trials": entries, "keys": keys})
     write_safetensors(path, tensors, {KIND: _WHAT, "version": _VERSION, "structure": structure})
 
 
 def read_trials(
-    path: PathLikeStr, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
+    path: PathLikeStr, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, asked: str = ""
 ) -> dict[str, Trial]:
-    """What `write_trials` wrote, for an array of the same shape and dtype.
+    """What `write_trials` wrote, for an array of the same shape and dtype, and the same question.
 
     Raises:
         FileFormatError: no such file, another kind of file, or a search of another array.
@@ -67,6 +68,8 @@ def read_trials(
         structure = json.loads(metadata["structure"])
         if tuple(structure["shape"]) != shape:
             raise FileFormatError(f"{path}: is a search over shape {structure['shape']}, not {list(shape)}.")
+        if structure["asked"] != asked:
+            raise FileFormatError(f"{path}: is a search for {structure['asked']!r}, not {asked!r}. Give another file.")
         found = []
         for place, entry in enumerate(structure["trials"]):
             graph = Graph.from_json(entry["graph"])

@@ -16,7 +16,6 @@ Example:
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -24,6 +23,7 @@ from math import ceil, log, prod
 from typing import ClassVar
 
 import numpy as np
+import scipy
 
 from tnkit.search.graph import Bond, Graph
 from tnkit.search.greedy import lowered
@@ -150,7 +150,7 @@ def smallest_graph(
             # size_k ≥ p (1 + Σ log r − log p), the tangent of the exponential at log p
             row(p * (1 - log(p)), np.inf, {columns + k: 1.0, **{c: -p * value for c, value in mine.items()}})
     cost = np.concatenate([np.zeros(columns), np.asarray(shape, dtype=float)])
-    solver = importlib.import_module("scipy.optimize")  # only here: it would double what tnkit takes to import
+    solver = scipy.optimize  # SciPy loads it here, not when tnkit is imported
     lines = solver.LinearConstraint(np.array([r[0] for r in rows]), [r[1] for r in rows], [r[2] for r in rows])
     limits = solver.Bounds(
         np.concatenate([np.zeros(columns), np.ones(d)]), np.concatenate([np.ones(columns), np.full(d, np.inf)])

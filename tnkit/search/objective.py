@@ -26,6 +26,7 @@ from tnkit.solvers import Control
 __all__ = ["DenseObjective", "Trial"]
 
 _CUTS = 12  # modes up to which the spectra of all cuts are taken
+_SINGLE = 2**20  # entries above which the spectra may be taken in single precision
 _BOUNDED = 10  # nodes up to which all sides of a graph are looked at
 
 
@@ -75,7 +76,9 @@ class DenseObjective:
         self.x, self.norm, self.eps, self.max_params = x, norm, eps, max_params
         self.rng, self.control, self.warm = rng, control, warm
         self.shape = tuple(x.shape)
-        allowed2 = None if eps is None else (eps * norm) ** 2
+        # bounds are to be trusted, so small arrays are not taken in single precision
+        most = inf if x.numel() > _SINGLE else 9e-5 * norm**2
+        allowed2 = None if eps is None else min((eps * norm) ** 2, most)
         atoms = Atoms(self.shape, tuple((n,) for n in self.shape))
         self.cuts = CutSpectra(atoms, x, None, allowed2) if 2 <= x.ndim <= _CUTS else None
 

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from tnkit.arrays import HALF
-from tnkit.decompose import Fit, relative_error, scaled
-from tnkit.errors import BudgetError, OptionError, ShapeError
+from tnkit.decompose import Fit, Target, relative_error, scaled
+from tnkit.decompose.rank_search import measured
+from tnkit.errors import BudgetError, FileFormatError, OptionError, ShapeError
 from tnkit.files import PathLikeStr
 from tnkit.report import FitReport
 from tnkit.search.archive import read_trials, write_trials
@@ -121,7 +122,7 @@ class _Run:
     def save(self, *, force: bool = False) -> None:
         """Write every trial, now and then."""
         if self.path is not None and (force or time.monotonic() - self.saved_at > _SAVE_EVERY_S):
-            write_trials(self.path, self.known, self.objective.shape)
+            write_trials(self.path, self.known, self.objective.shape, _question(self.limits))
             self.saved_at = time.monotonic()
 
 
@@ -182,8 +183,9 @@ def run_search(
     path = None if save is None else Path(save)
     state = _Run(objective, proposer, limits, path=path, saved_at=time.monotonic())
     if path is not None and path.exists():
-        state.known = read_trials(path, objective.shape, x.dtype, x.device)
+        state.known = read_trials(path, objective.shape, x.dtype, x.device, _question(limits))
         state.order = list({id(t): t for t in state.known.values()}.values())
+        _require_same(path, objective, state.order)
     bounds: dict[str, int] = {}
     status = _converse(state, proposer.propose(Setting(objective, rng, bounds)), control, begun)
     state.save(force=True)
@@ -229,8 +231,25 @@ def run_search(
     )
 
 
+def _question(limits: Limits) -> str:
+    """What a file of trials is for."""
+    return f"eps={limits.eps}, max_params={limits.max_params}"
+
+
+def _require_same(path: Path, objective: DenseObjective, trials: list[Trial]) -> None:
+    """Refuse trials of another array: the error of the best of them must be what it was."""
+    if trials:
+        best = min(trials, key=lambda t: t.error)
+        error = measured(objective.problem(best.graph, Target(eps=objective.eps)), best.tensors)
+        if abs(error - best.error) > 1e-3 * best.error + 1e-5:
+            raise FileFormatError(
+                f"{path}: is a search of another array: its best error is {best.error:.3g}, here {error:.3g}. "
+                "Give another file."
+            )
+
+
 def _worth(trials: list[Trial]) -> list[Trial]:
-    """The trials that no other one beats in both size and error, and the last hundred."""
+    """The trials that no other one beats in both size and error."""
     front: list[Trial] = []
     for t in sorted(trials, key=lambda t: (t.graph.n_params, t.error)):
         if not front or t.error < front[-1].error:
