@@ -13,12 +13,14 @@ import torch
 from tnkit.arrays import ArrayLike, as_tensor, require_finite
 from tnkit.completion import complete
 from tnkit.decompose import Target, as_method, methods_for, relative_error, run, run_reordered, run_source, sparse_error
-from tnkit.errors import BudgetError, OptionError, ShapeError
+from tnkit.errors import BudgetError, DTypeError, OptionError, ShapeError
+from tnkit.files import PathLikeStr
 from tnkit.formats import Budget, Format, FormatSpec, Layout, RankLike, as_budget, as_spec, resolve_ranks
 from tnkit.network import Topology
+from tnkit.registry import METHODS
 from tnkit.report import FitReport, listening
 from tnkit.rng import RngLike, generator
-from tnkit.search import Portfolio, SearchResult
+from tnkit.search import STRATEGIES, Limits, Portfolio, Proposer, SearchResult, run_search
 from tnkit.solvers import Control, StepInfo
 from tnkit.sources import Asked, Source, SparseTensor, as_bytes, as_source
 
@@ -163,46 +165,113 @@ def search(
     *,
     eps: float | None = None,
     budget: Budget | int | float | None = None,
-    strategy: Portfolio | str = "portfolio",
+    strategy: Portfolio | Proposer | str = "portfolio",
+    shape: Sequence[int] | None = None,
     time_limit_s: float | None = None,
+    max_evaluations: int | None = None,
+    save: PathLikeStr | None = None,
     progress: bool | Callable[[StepInfo], None] | None = None,
     rng: RngLike = 0,
 ) -> SearchResult:
     """Try structures and give the Pareto front of (size, error).
 
     Args:
-        x: as for `decompose`.
+        x: a dense array, as for `decompose`.
         eps: relative error that is to be reached with the fewest numbers.
         budget: size within which the error is to be least.
-        strategy: "portfolio" (every named format and unfolding), or a config.
-        time_limit_s: no new iterative fit is started after this.
+        strategy: "portfolio" (every named format and unfolding), "trees", "greedy", "cuts", "tnale", "tnls", "random",
+            or a config such as `GreedyTN(trial_steps=5)`.
+        shape: a reshaping of the array, over whose modes the structures are; not for "portfolio".
+        time_limit_s: no new fit is started after this.
+        max_evaluations: fits at the most; not for "portfolio".
+        save: a file that holds every fit as the search goes on; a search with the file of an earlier one goes on from
+            there. Not for "portfolio".
         progress: as for `decompose`.
         rng: a seed or a generator.
 
+    Returns:
+        `.front`, `.best`, `.tried`; printed, it is a table. `.bounds` says what no structure of a kind can go below.
+        Ctrl-C ends a search with the best so far.
+
+    Raises:
+        OptionError: an unknown strategy, or what it does not take.
+        DTypeError: a sparse array, a function, or slabs.
+        BudgetError: nothing fits the size.
+
     Example:
         >>> import numpy as np, tnkit as tk
-        >>> found = tk.search(np.fromfunction(lambda i, j, k: 1 / (1 + i + j + k), (8, 8, 8)), eps=1e-2)
+        >>> x = np.fromfunction(lambda i, j, k: 1 / (1 + i + j + k), (8, 8, 8))
+        >>> found = tk.search(x, eps=1e-2)
         >>> found.best.fit.rel_error <= 1e-2
         True
+        >>> tk.search(x, eps=1e-2, strategy="trees").bounds
+        (('any tree', 99),)
     """
-    if isinstance(strategy, str) and strategy != "portfolio":
-        raise OptionError(f"strategy={strategy!r} is unknown. Known: 'portfolio'.")
+    source = as_source(x)
+    if source is not None:
+        raise DTypeError(_dense_only(source))
+    chosen = _strategy(strategy)
     request = _request(x, rank=None, eps=eps, budget=budget)
     limit = _time_limit(time_limit_s)
-    plan = (
-        strategy if isinstance(strategy, Portfolio) else Portfolio() if limit is None else Portfolio(time_limit_s=limit)
-    )
+    asked = _in_words(None, request.eps, budget)
+    gen = generator(rng, request.device)
+    if isinstance(chosen, Portfolio):
+        given = {"shape": shape, "max_evaluations": max_evaluations, "save": save}
+        extra = [name for name, value in given.items() if value is not None]
+        if extra:
+            known = ", ".join(repr(name) for name in STRATEGIES)
+            raise OptionError(f"The portfolio does not take {extra[0]}=. Strategies that do: {known}.")
+        plan = Portfolio(time_limit_s=limit) if strategy == "portfolio" and limit is not None else chosen
+        with listening(progress) as hear:
+            return plan.search(
+                request.dense,
+                request.norm(),
+                eps=request.eps,
+                max_params=request.max_params,
+                rng=gen,
+                control=Control(progress=hear),
+                dtype=request.dtype,
+                asked=asked,
+            )
+    limits = Limits(request.eps, request.max_params, max_evaluations)
     with listening(progress) as hear:
-        return plan.search(
+        return run_search(
             request.dense,
             request.norm(),
-            eps=request.eps,
-            max_params=request.max_params,
-            rng=generator(rng, request.device),
-            control=Control(progress=hear),
+            chosen,
+            limits,
+            shape=None if shape is None else tuple(shape),
+            rng=gen,
+            control=Control(progress=hear).within(limit),
             dtype=request.dtype,
-            asked=_in_words(None, request.eps, budget),
+            asked=asked,
+            save=save,
         )
+
+
+def _strategy(strategy: Any) -> Portfolio | Proposer:
+    if isinstance(strategy, Portfolio | Proposer):
+        return strategy
+    if strategy == "portfolio":
+        return Portfolio()
+    if isinstance(strategy, str) and strategy in STRATEGIES:
+        return STRATEGIES.get(strategy)()
+    names = ", ".join(repr(name) for name in STRATEGIES)
+    raise OptionError(f"strategy={strategy!r} is unknown. Known: 'portfolio', {names}, or a config of one of them.")
+
+
+_KINDS = {"entries": "a function of indices", "sparse": "sparse coordinates", "slabs": "data read in slabs"}
+
+
+def _dense_only(source: Source) -> str:
+    """What to do with an array that is not dense in memory."""
+    methods = [METHODS.get(name) for name in METHODS]
+    formats = dict.fromkeys(name for m in methods if m.needs == source.kind for name in m.formats)
+    named = ", ".join(f'"{name}"' for name in formats)
+    return (
+        f"A search tries dense arrays in memory only; x of shape {source.shape} is {_KINDS[source.kind]}. Formats that "
+        f"take those are {named}: use tk.decompose(x, …) with one of them, or give a dense array (x.to_dense())."
+    )
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -245,7 +314,7 @@ def explain(
     """Which method `decompose` would take for these arguments, and why; nothing is decomposed.
 
     Args:
-        x: the array.
+        x: the array; sparse coordinates get the methods that take those.
         format: as for `decompose`.
         rank: as there.
         eps: as there.
@@ -257,14 +326,17 @@ def explain(
         >>> tk.explain(np.ones((4, 5, 6)), "tt", eps=1e-2).method
         'tt_svd'
     """
-    request = _request(x, rank=rank, eps=eps, budget=budget)
+    source = as_source(x)
+    request = _request(source or x, rank=rank, eps=eps, budget=budget)
     if isinstance(format, str) and format == "auto":
+        _auto_takes(rank, method, source)
         why = "tries every named format and useful unfolding, direct methods first, and keeps the smallest that fits"
         return Explanation("auto", "portfolio", why, (), (), prod(request.shape))
     layout = as_spec(format).layout(request.shape)
     target = _target(layout, rank, request)
-    chosen, why = as_method(method, layout, target)
-    others = tuple((m.name, m.summary) for m in methods_for(layout, target) if m.name != chosen.name)
+    needs = "dense" if source is None else source.kind
+    chosen, why = as_method(method, layout, target, needs)
+    others = tuple((m.name, m.summary) for m in methods_for(layout, target, needs) if m.name != chosen.name)
     bonds = tuple(zip(layout.bonds, layout.caps, strict=True))
     reason = chosen.summary if method == "auto" else why
     return Explanation(layout.name, chosen.name, reason, others, bonds, layout.n_params(layout.caps))

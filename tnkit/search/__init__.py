@@ -1,6 +1,35 @@
 """Structure search: which network for the data."""
 
+from tnkit.search.from_cuts import CutSearch
 from tnkit.search.front import Candidate, SearchResult, pareto_front
+from tnkit.search.graph import Graph
+from tnkit.search.greedy import GreedyTN
+from tnkit.search.local import TNLS, TnALE
 from tnkit.search.portfolio import Portfolio, unfoldings
+from tnkit.search.proposer import STRATEGIES, Proposal, Proposer, Setting
+from tnkit.search.random_graphs import RandomSearch
+from tnkit.search.runner import Limits, run_search
+from tnkit.search.several import Several
+from tnkit.search.trees import TreeSearch
 
-__all__ = ["Candidate", "Portfolio", "SearchResult", "pareto_front", "unfoldings"]
+__all__ = [
+    "STRATEGIES",
+    "TNLS",
+    "Candidate",
+    "CutSearch",
+    "Graph",
+    "GreedyTN",
+    "Limits",
+    "Portfolio",
+    "Proposal",
+    "Proposer",
+    "RandomSearch",
+    "SearchResult",
+    "Setting",
+    "Several",
+    "TnALE",
+    "TreeSearch",
+    "pareto_front",
+    "run_search",
+    "unfoldings",
+]

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from tnkit.report import FitReport
+from tnkit.solvers import CONVERGED, Status
 
 __all__ = ["Candidate", "SearchResult", "pareto_front"]
 
@@ -33,6 +34,10 @@ class SearchResult:
         tried: all candidates, in the order in which they were fitted.
         left_out: names that were not tried, with the reason.
         elapsed_s: seconds in all.
+        status: how the search ended.
+        evaluations: fits that were done; 0 where they are not counted.
+        pruned: structures that bounds ruled out before a fit.
+        bounds: (what, the least size it can have at the asked error), as far as the search has proved it.
     """
 
     front: tuple[Candidate, ...]
@@ -40,6 +45,10 @@ class SearchResult:
     tried: tuple[Candidate, ...]
     left_out: tuple[tuple[str, str], ...]
     elapsed_s: float
+    status: Status = CONVERGED
+    evaluations: int = 0
+    pruned: int = 0
+    bounds: tuple[tuple[str, int], ...] = ()
 
     def __repr__(self) -> str:
         """A table of all candidates; those on the front are marked."""
@@ -51,6 +60,7 @@ class SearchResult:
         widths = [max(len(row[k]) for row in rows) for k in range(5)]
         lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
         lines += [f"left out: {name} ({reason})" for name, reason in self.left_out]
+        lines += [f"{what}: at least {least:,} numbers at the asked error" for what, least in self.bounds]
         return "\n".join(lines)
 
 

@@ -1,0 +1,107 @@
+"""Greedy rank increments from rank one (Greedy-TN).
+
+Start with every bond of rank one. Repeat: try a larger rank at every bond, fit each a little from the parent's tensors,
+keep the bond that lowers the error most for its size, and fit that well. The split of a node by an SVD (the paper's
+splitting step) is what `trees` proposes exactly, so it is not repeated here; what the cuts forbid is not fitted.
+
+Reference: Hashemizadeh, Liu, Miller, Rabusseau, arXiv 2008.05437.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations
+from math import inf, log
+from typing import ClassVar
+
+from tnkit.search.graph import Bond, Graph
+from tnkit.search.objective import Trial
+from tnkit.search.proposer import STRATEGIES, Conversation, Proposal, Proposer, Setting
+
+__all__ = ["GreedyTN", "lowered"]
+
+
+@dataclass(frozen=True, slots=True)
+class GreedyTN(Proposer):
+    """Raise one bond at a time.
+
+    Attributes:
+        trial_steps: sweeps of a bond's trial.
+        full_steps: sweeps of the bond that is chosen.
+        max_raises: bonds raised at the most.
+        prune: whether bonds are left out that the cuts show to be no help: those that leave the lower bound of the
+            error where it is while others lower it.
+    """
+
+    trial_steps: int = 3
+    full_steps: int = 60
+    max_raises: int = 200
+    prune: bool = True
+    name: ClassVar[str] = "greedy"
+    summary: ClassVar[str] = "rank increments from rank one, the best bond at a time (arXiv 2008.05437)"
+
+    def propose(self, setting: Setting) -> Conversation:
+        """See `Proposer.propose`."""
+        objective, d = setting.objective, len(setting.shape)
+        bonds: list[Bond] = list(combinations(range(d), 2))
+        graph = Graph(setting.shape, [(k,) for k in range(d)], {})
+        (best,) = yield [Proposal(graph, steps=self.full_steps)]
+        raises = 0
+        while best is not None and not objective.reached(best.error) and raises < self.max_raises:
+            options = [best.graph.with_rank(bond, best.graph.rank(bond) + 1) for bond in bonds]
+            if self.prune:
+                options = _useful(options, setting)
+            trials = yield [Proposal(option, best, steps=self.trial_steps) for option in options]
+            known = [t for t in trials if t is not None]
+            if not known:
+                return
+            now = best
+            chosen = min(known, key=lambda t: _gain(now, t))
+            if chosen.error >= best.error * (1 - 1e-9):
+                chosen = min(known, key=lambda t: t.error)
+            (better,) = yield [Proposal(chosen.graph, chosen, steps=self.full_steps)]
+            best = better if better is not None else chosen
+            raises += 1
+        if best is not None and objective.reached(best.error):
+            yield from lowered(setting, best, self.full_steps)
+
+
+def lowered(setting: Setting, best: Trial, steps: int) -> Conversation:
+    """Lower one rank after the other, the largest saving first, while eps holds and the cuts do not forbid it."""
+    objective, eps = setting.objective, setting.objective.eps
+    closed: set[Bond] = set()
+    while True:
+        options = [b for b in best.graph.ranks if b not in closed]
+        if not options or eps is None:
+            return
+        now = best.graph
+        bond = min(options, key=lambda b: now.with_rank(b, now.rank(b) - 1).n_params)
+        smaller = now.with_rank(bond, now.rank(bond) - 1)
+        if objective.bound(smaller) > eps:
+            closed.add(bond)
+            continue
+        (trial,) = yield [Proposal(smaller, best, steps=steps)]
+        if trial is not None and objective.reached(trial.error):
+            best = trial
+        else:
+            closed.add(bond)
+
+
+def _gain(before: Trial, after: Trial) -> float:
+    """Less is better: the fall of the log error for each part by which the size grows."""
+    grown = log(after.graph.n_params / before.graph.n_params)
+    if grown <= 0 or after.error <= 0:
+        return -inf
+    return log(after.error / before.error) / grown
+
+
+def _useful(options: list[Graph], setting: Setting) -> list[Graph]:
+    """Those whose lower bound of the error is the least; all, where none differs."""
+    bounds = [setting.objective.bound(option) for option in options]
+    low, high = min(bounds), max(bounds)
+    if high - low <= 1e-6 * high:
+        return options
+    return [option for option, bound in zip(options, bounds, strict=True) if bound <= low + 0.5 * (high - low)]
+
+
+STRATEGIES.register(GreedyTN.name, GreedyTN)

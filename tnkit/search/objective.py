@@ -1,0 +1,172 @@
+"""The objective of a search on a dense array: fit one graph, from its parent's tensors where there are any.
+
+What the singular values of the unfoldings say about a graph is known before it is fitted: for every way to put the
+nodes on two sides, the rank of that unfolding is at most the product of the bonds in between, so the error is at least
+what the unfolding loses at that rank. Such a bound costs nothing, and prunes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import inf, sqrt
+
+import torch
+from torch import Tensor
+
+from tnkit.decompose import ALS, Problem, Target
+from tnkit.decompose.cut_spectra import Atoms, CutSpectra
+from tnkit.decompose.hierarchical import fit_tree
+from tnkit.decompose.rank_search import measured
+from tnkit.decompose.resize import resized
+from tnkit.search.graph import Graph
+from tnkit.solvers import Control
+
+__all__ = ["DenseObjective", "Trial"]
+
+_CUTS = 12  # modes up to which the spectra of all cuts are taken
+_SINGLE = 2**20  # entries above which the spectra may be taken in single precision
+_BOUNDED = 10  # nodes up to which all sides of a graph are looked at
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trial:
+    """A graph that was fitted.
+
+    Attributes:
+        graph: with the ranks that were used.
+        tensors: of its nodes.
+        error: relative, measured.
+        seconds: that the fit took.
+        by: the proposer's name.
+    """
+
+    graph: Graph
+    tensors: tuple[Tensor, ...]
+    error: float
+    seconds: float = 0.0
+    by: str = ""
+
+
+class DenseObjective:
+    """Fits graphs to a dense array.
+
+    Args:
+        x: of the shape of the graphs, with a norm near 1.
+        norm: of it.
+        eps: the relative error that is asked, if any.
+        max_params: the size that is allowed, if any.
+        rng: random numbers.
+        control: deadline and progress.
+        warm: whether a fit starts from its parent's tensors.
+    """
+
+    def __init__(
+        self,
+        x: Tensor,
+        norm: float,
+        *,
+        eps: float | None,
+        max_params: int | None,
+        rng: torch.Generator,
+        control: Control,
+        warm: bool = True,
+    ) -> None:
+        self.x, self.norm, self.eps, self.max_params = x, norm, eps, max_params
+        self.rng, self.control, self.warm = rng, control, warm
+        self.shape = tuple(x.shape)
+        # bounds are to be trusted, so small arrays are not taken in single precision
+        most = inf if x.numel() > _SINGLE else 9e-5 * norm**2
+        allowed2 = None if eps is None else min((eps * norm) ** 2, most)
+        atoms = Atoms(self.shape, tuple((n,) for n in self.shape))
+        self.cuts = CutSpectra(atoms, x, None, allowed2) if 2 <= x.ndim <= _CUTS else None
+
+    def bound(self, graph: Graph) -> float:
+        """An error below which no fit of this graph can come."""
+        if self.cuts is None or len(graph.nodes) > _BOUNDED:
+            return 0.0
+        most = 0.0
+        for mask, rank in graph.sides():
+            if mask not in (0, self.cuts.full):
+                tails = self.cuts.tails(mask)
+                most = max(most, float(tails[min(rank, len(tails) - 1)]))
+        return sqrt(most) / self.norm * (1 - 1e-3)  # the spectra are Gram matrices', exact to far less than that
+
+    def problem(self, graph: Graph, target: Target) -> Problem:
+        """A graph's decomposition."""
+        return Problem(self.x, self.norm, graph.layout(), graph.spec(), target, self.rng, self.control)
+
+    def fit(self, graph: Graph, start: Trial | None = None, *, steps: int = 100, starts: int = 1) -> Trial:
+        """The graph at its ranks, to the asked eps or as well as it goes.
+
+        Args:
+            graph: the structure.
+            start: a trial over the same nodes, or over others with the same modes.
+            steps: sweeps at the most.
+            starts: how many random ones, where there is no trial to start from.
+        """
+        begun = time.perf_counter()
+        ranks = graph.bond_ranks()
+        problem = self.problem(graph, Target(ranks=ranks, eps=self.eps))
+        goal = None if self.eps is None else self.eps * (1 - 1e-5)
+        method = ALS(max_steps=steps, starts=starts)
+        tensors = None if start is None or not self.warm else moved(start, graph, self.rng)
+        trial = method.solve(problem, ranks, tensors, goal, quick=True)
+        error = measured(problem, trial.tensors)
+        return Trial(graph, tuple(trial.tensors), error, time.perf_counter() - begun)
+
+    def fit_tree(self, graph: Graph) -> Trial:
+        """A tree at the ranks that what is asked needs; those of the graph do not count."""
+        begun = time.perf_counter()
+        problem = self.problem(graph, Target(eps=self.eps, max_params=self.max_params))
+        fit = fit_tree(problem)
+        error = measured(problem, fit.tensors)
+        sizes = problem.layout.topology.sizes([t.shape for t in fit.tensors])
+        found = graph.with_ranks_of(sizes)
+        tensors = squeezed(graph, found, fit.tensors)
+        return Trial(found, tensors, error, time.perf_counter() - begun)
+
+    def reached(self, error: float) -> bool:
+        """Whether an error is as small as asked; never without an eps."""
+        return self.eps is not None and error <= self.eps * (1 + 1e-9)
+
+    def score(self, trial: Trial) -> tuple[float, float]:
+        """To be least: the size where eps is asked and reached, else the error."""
+        if self.eps is None:
+            fits = self.max_params is None or trial.graph.n_params <= self.max_params
+            return (trial.error if fits else inf, trial.graph.n_params)
+        return (trial.graph.n_params if self.reached(trial.error) else inf, trial.error)
+
+
+def squeezed(old: Graph, new: Graph, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Without the axes of bonds that the new graph, of the same nodes, does not have: they have size 1."""
+    found = []
+    for before, after, t in zip(old.topology.inputs, new.topology.inputs, tensors, strict=True):
+        sizes = dict(zip(before, t.shape, strict=True))
+        found.append(t.reshape([sizes[label] for label in after]).contiguous())
+    return tuple(found)
+
+
+def moved(start: Trial, graph: Graph, rng: torch.Generator) -> tuple[Tensor, ...] | None:
+    """The tensors of a trial with the bonds and ranks of another graph of the same nodes; None if the nodes differ.
+
+    Longer bonds leave the tensor as it is (zeros on one side, small random numbers on the other).
+    """
+    old = start.graph
+    if old.nodes != graph.nodes or old.shape != graph.shape:
+        return None
+    union = Graph(graph.shape, graph.nodes, dict.fromkeys((*old.ranks, *graph.ranks), 2))
+    tensors = []
+    for before, after, t in zip(old.topology.inputs, union.topology.inputs, start.tensors, strict=True):
+        sizes = dict(zip(before, t.shape, strict=True))
+        t = t.permute([before.index(label) for label in after if label in sizes])
+        tensors.append(t.reshape([sizes.get(label, 1) for label in after]))
+    ranks = {f"b{a}_{b}": graph.rank((a, b)) for a, b in union.ranks}
+    done = resized(union.topology, tensors, ranks, rng)
+    return squeezed(union, graph, done)
+
+
+def replaced(trial: Trial, by: str) -> Trial:
+    """The same with the name of who proposed it."""
+    return replace(trial, by=by)
