@@ -112,7 +112,8 @@ def robust_scale(residual: Tensor, n_params: int = 0) -> float:
     """
     n = residual.shape[0]
     spared = max(n - n_params, n / 10)
-    return float(residual.median()) * NORMAL * float(n / spared) ** 0.5
+    share: float = (n / spared) ** 0.5
+    return float(residual.median()) * NORMAL * share
 
 
 def tukey_weights(residual: Tensor, cutoff: float, n_params: int = 0, floor: float = 0.0) -> Tensor:
