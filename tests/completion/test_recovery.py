@@ -134,6 +134,25 @@ def test_coordinates_of_a_huge_array() -> None:
     assert float((done.predict(fresh) - truth.at(fresh)).norm() / truth.at(fresh).norm()) < 1e-6
 
 
+@pytest.mark.parametrize(("spec", "rank"), [("cp", 3), ("cp", "auto"), ("tt", 2)])
+def test_ranks_and_starts_from_a_part_of_the_entries(spec: str, rank: int | str) -> None:
+    gen = generator(0)
+    shape = (1500, 50, 40)
+    truth = random_format(spec, shape, 3 if spec == "cp" else 2, rng=gen, dtype=torch.float64)
+    indices = torch.stack([torch.randint(n, (40_000,), generator=gen) for n in shape], -1)
+    noise = torch.randn(40_000, generator=gen, dtype=torch.float64)
+    values = truth.at(indices)
+    noisy = values + 0.01 * values.std() * noise
+    done = complete(Observations(indices, noisy, shape), spec, rank=rank, method=CompletionALS(sample=8000))
+    assert done.tensor is not None
+    assert done.tensor.shape == shape
+    assert float((done.tensor.at(indices) - values).norm() / values.norm()) < 0.01
+    short = complete(
+        Observations(indices, noisy, shape), spec, rank=rank, method=CompletionALS(sample=8000), time_limit_s=0.05
+    )
+    assert short.status.name == "time_limit"
+
+
 def test_rows_without_entries_get_the_mean_of_the_others() -> None:
     x = torch.ones(8, 9, dtype=torch.float64) * 3
     mask = torch.ones(8, 9, dtype=torch.bool)

@@ -12,7 +12,7 @@ grown by a control set).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from math import inf, prod, sqrt
 from time import monotonic
@@ -22,11 +22,12 @@ from torch import Tensor
 
 from tnkit.arrays import machine_eps
 from tnkit.completion.base import CompletionFit, CompletionMethod, CompletionProblem, register
+from tnkit.completion.coarse import Coarse, coarse
 from tnkit.completion.entrywise import Entrywise
 from tnkit.completion.holdout import split
 from tnkit.completion.observations import Observations
 from tnkit.completion.rows import Data
-from tnkit.completion.sweep import Tensors, balanced, grown, shrunk, sweep
+from tnkit.completion.sweep import Tensors, balanced, grown, refit_node, shrunk, sweep
 from tnkit.formats import Layout, random_tensors
 from tnkit.solvers import CONVERGED, INTERRUPTED, REACHED, TIME_LIMIT, Status, StepInfo, iterate
 
@@ -55,6 +56,8 @@ class CompletionALS(CompletionMethod):
             that of the fit; otherwise they go on until one is exact or two agree.
         gain: ranks grow while the held-out error falls by this share.
         max_rank: no bond grows beyond this when ranks are chosen; None for no limit but the number of entries.
+        sample: where there are more than twice as many entries, ranks and starts are tried on about so many of them:
+            those of some positions of the longest mode. All entries are fitted from there.
 
     Example:
         >>> import numpy as np
@@ -74,6 +77,7 @@ class CompletionALS(CompletionMethod):
     starts: int = 5
     gain: float = 0.02
     max_rank: int | None = None
+    sample: int = 400_000
     name: ClassVar[str] = "als"
     summary: ClassVar[str] = "least squares for one node after the other on the observed entries; any format"
 
@@ -150,6 +154,8 @@ class _Run:
     status: Status = field(init=False, default=CONVERGED)
     history: list[StepInfo] = field(init=False, default_factory=list)
     begun: float = field(init=False, default_factory=monotonic)
+    part: Coarse | None = field(init=False, default=None)
+    thorough: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         assert self.problem.layout is not None
@@ -159,7 +165,9 @@ class _Run:
         if held is None:
             self.train = _Part.of(obs, self.layout, self.scale)
         else:
-            self.train = _Part.of(obs.take(~held), self.layout, self.scale)
+            known = obs.take(~held)
+            self.part = coarse(known, self.layout, self.method.sample, self.problem.rng)
+            self.train = _Part.of(known, self.layout, self.scale)
             self.held = _Part.of(obs.take(held), self.layout, self.scale)
 
     # --- what is enough ----------------------------------------------------------------------------------------------
@@ -297,10 +305,33 @@ class _Run:
 
     def search(self) -> None:
         """Find ranks and a network on the entries that are not held out."""
-        if self.problem.ranks is not None:
+        if self.part is not None:
+            self.by_part(self.part)
+        elif self.problem.ranks is not None:
             self.at_ranks(self.problem.ranks)
         else:
             self.grow()
+
+    def by_part(self, part: Coarse) -> None:
+        """Ranks and a start from a part of the entries, then all entries from there."""
+        assert self.held is not None
+        few = _Run(self.method, replace(self.problem, observations=part.observations, layout=part.layout), self.scale)
+        few.part, few.thorough, few.history, few.begun = None, True, self.history, self.begun
+        few.search()
+        self.stopped = few.stopped
+        if few.best is None:
+            return
+        level, n = few.best.level, self.train.net.n
+        start = refit_node(
+            self.train.net,
+            part.lift(few.best.tensors),
+            self.train.data,
+            part.node,
+            lambda unknowns, rows: self.method.ridge * level * unknowns * rows / n,
+        )
+        self.keep(_Trial(few.best.ranks, start, self.held.error(start), self.train.error(start)))
+        if self.stopped is None:
+            self.keep(self.fit(start, self.train, anneal=0.0, level=level, steps=self.method.max_steps))
 
     def at_ranks(self, ranks: tuple[int, ...]) -> None:
         """Starts at given ranks, of several kinds in turn, until one is exact, is sound, or agrees with another."""
@@ -308,7 +339,10 @@ class _Run:
         ample = self.train.net.n >= 8 * self.layout.n_params(ranks)
         first = self.annealed if not self.hyper else self.plain if ample else self.climb
         costly = self.hyper and self.work(ranks) >= CHEAP
+        kinds: tuple[Callable[[tuple[int, ...]], _Trial], ...]
         kinds = (first, self.wide if costly else self.over, self.through, self.climb, self.annealed)
+        if costly and self.thorough:
+            kinds = (self.wide, self.annealed, self.wide, self.annealed, self.wide)
         for number in range(self.method.starts):
             before = inf if self.best is None else self.best.heldout
             trial = self.annealed(ranks) if small else kinds[number % len(kinds)](ranks)
@@ -370,7 +404,7 @@ class _Run:
         """Whether entries that were not seen are met much worse than those that were, or a start costs little."""
         assert self.best is not None
         stalled = self.best.heldout > min(0.9, 2 * self.best.train)
-        return self.held is not None and (stalled or self.work(self.best.ranks) < CHEAP)
+        return self.held is not None and (stalled or self.thorough or self.work(self.best.ranks) < CHEAP)
 
     def climb(self, target: tuple[int, ...], keep: bool = True) -> _Trial:
         """From rank one to given ranks."""
@@ -470,7 +504,9 @@ class _Run:
         if self.best is None or self.stopped is not None:
             return
         obs = self.problem.observations
-        part = self.train if self.held is None else _Part.of(obs, self.layout, self.scale)
+        if self.held is not None:
+            self.train = self.held  # the room of the others is needed for all
+        part = self.train = self.train if self.held is None else _Part.of(obs, self.layout, self.scale)
         best, steps = self.best, self.method.max_steps
         trial = self.fit(best.tensors, part, anneal=0.0, level=best.level, steps=steps, refit=True)
         if self.work(best.ranks) < CHEAP and trial.train > self.exact and self.stopped is None:

@@ -198,6 +198,21 @@ class Observations:
         made._set(self.indices, self.values, weights, self.shape, self.back)
         return made
 
+    def moved(self, mode: int, positions: Tensor, size: int) -> Observations:
+        """The same entries at other positions of one mode, in the same order.
+
+        Args:
+            mode: which.
+            positions: (N,) from 0 to `size`, ascending where the old ones do.
+            size: of the mode from now on.
+        """
+        made = object.__new__(Observations)
+        indices = self.indices.clone()
+        indices[:, mode] = positions
+        shape = tuple(size if k == mode else n for k, n in enumerate(self.shape))
+        made._set(indices, self.values, self.weights, shape, self.back)
+        return made
+
     def fill(self, dense: Tensor) -> Tensor:
         """A copy of a dense tensor with the observed values put in, bit by bit."""
         filled = dense.to(self.values.dtype, copy=True)

@@ -15,6 +15,7 @@ doi:10.1080/03610927708827533 (iteratively reweighted least squares).
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from math import sqrt
 from typing import ClassVar
 
 import torch
@@ -112,8 +113,7 @@ def robust_scale(residual: Tensor, n_params: int = 0) -> float:
     """
     n = residual.shape[0]
     spared = max(n - n_params, n / 10)
-    share: float = (n / spared) ** 0.5
-    return float(residual.median()) * NORMAL * share
+    return NORMAL * sqrt(n / spared) * float(residual.median())
 
 
 def tukey_weights(residual: Tensor, cutoff: float, n_params: int = 0, floor: float = 0.0) -> Tensor:

@@ -26,7 +26,7 @@ from tnkit.completion.rows import Data, Rows, fit_rows, is_large, whole_gram
 from tnkit.formats import Layout
 from tnkit.rng import normal
 
-__all__ = ["balanced", "grown", "shrunk", "sweep"]
+__all__ = ["balanced", "grown", "refit_node", "shrunk", "sweep"]
 
 Tensors = tuple[Tensor, ...]
 
@@ -73,6 +73,33 @@ def sweep(
         right = net.absorb(right, order[place], nodes[order[place]], net.fronts[place])
     residual2 = fit(0, lefts[0], right)
     return balanced([nodes[k] for k in net.topology.parameters]), residual2
+
+
+def refit_node(
+    net: Entrywise, tensors: Sequence[Tensor], data: Data, node: int, kappa: Callable[[int, int], float]
+) -> Tensors:
+    """Fit one node, all others fixed.
+
+    Args:
+        net: the network at the entries.
+        tensors: parameter nodes; not changed.
+        data: what is to be fitted.
+        node: its place among all nodes.
+        kappa: as in `sweep`.
+    """
+    nodes, place = net.full(tensors), net.order.index(node)
+    left = net.start(nodes[0])
+    for p in range(place):
+        left = net.absorb(left, net.order[p], nodes[net.order[p]], net.fronts[p + 1])
+    right = net.rights(nodes)[place]
+    t = nodes[node]
+    m = prod(net.rest_shape(node, t))
+    k = kappa(m, t.numel() // m)
+    weight = data.values.shape[0] if data.root_weight is None else float(data.root_weight.square().sum())
+    share = weight / prod(net.sizes)
+    gram = share * whole_gram(net, node, nodes) if k and not is_large(net.n, m) else None
+    nodes[node], _ = fit_rows(Rows(net, node, t, left, right, data), k, gram)
+    return balanced([nodes[j] for j in net.topology.parameters])
 
 
 def balanced(tensors: Sequence[Tensor]) -> Tensors:
