@@ -12,7 +12,7 @@ from torch import nn
 
 from tnkit.errors import DataError, FileFormatError, OptionError, ShapeError
 from tnkit.files import ARRAY_SUFFIXES, read_array, read_safetensors, require_file
-from tnkit.interop.transformers import LocalModel, load_folder
+from tnkit.interop.folders import LocalModel, load_folder
 
 __all__ = ["read_batches", "read_model", "read_texts"]
 

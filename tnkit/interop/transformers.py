@@ -1,106 +1,24 @@
-"""Models of the transformers library, from a folder on this machine: nothing is downloaded.
+"""Hugging Face's transformers: with this module imported, `AutoModel.from_pretrained` reads compressed models.
+
+`tk.nn.compress` writes what it did into the configuration of a Hugging Face model, so `save_pretrained` writes a folder
+as for any other model; this module tells transformers how such a folder is read. Nothing is downloaded.
 
 Example:
-    >>> from tnkit.interop.transformers import load_folder
-    >>> load_folder("no/such/folder")
-    Traceback (most recent call last):
-    ...
-    tnkit.errors.FileFormatError: no/such/folder: no such folder. Give the folder that holds config.json.
+    >>> import tempfile
+    >>> import tnkit as tk, tnkit.interop.transformers
+    >>> from transformers import AutoModel, BertConfig, BertModel
+    >>> sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    >>> small, _ = tk.nn.compress(BertModel(BertConfig(vocab_size=50, **sizes)).eval(), tk.Budget(params=0.5))
+    >>> folder = tempfile.mkdtemp()
+    >>> small.save_pretrained(folder)
+    >>> AutoModel.from_pretrained(folder).num_parameters() == small.num_parameters()
+    True
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from os import PathLike
-from pathlib import Path
-from typing import Any
+from tnkit.interop.folders import LocalModel, load_folder, register
 
-import torch
-from torch import Tensor, nn
+__all__ = ["LocalModel", "load_folder", "register"]
 
-from tnkit.errors import DataError, FileFormatError, MissingExtraError
-
-__all__ = ["LocalModel", "load_folder"]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class LocalModel:
-    """A model with what turns text into its inputs.
-
-    Attributes:
-        model: in eval mode.
-        tokenizer: None where the folder has none.
-    """
-
-    model: nn.Module
-    tokenizer: Any
-
-    def batches(self, texts: Sequence[str], *, size: int = 32, max_length: int = 128) -> list[dict[str, Tensor]]:
-        """Texts as batches of keyword arguments for the model, each padded to its longest text.
-
-        Args:
-            texts: one for each row.
-            size: texts a batch.
-            max_length: tokens at the most; longer texts are cut.
-
-        Raises:
-            DataError: no text, or no tokenizer.
-        """
-        return list(self._batches(texts, size, max_length))
-
-    def _batches(self, texts: Sequence[str], size: int, max_length: int) -> Iterator[dict[str, Tensor]]:
-        if self.tokenizer is None:
-            raise DataError("The folder of this model has no tokenizer, so texts cannot be read. Give arrays instead.")
-        if not texts:
-            raise DataError("There is no text. Give at least one line.")
-        for k in range(0, len(texts), size):
-            rows = list(texts[k : k + size])
-            made = self.tokenizer(rows, padding=True, truncation=True, max_length=max_length, return_tensors="pt")
-            yield {name: value for name, value in made.items() if isinstance(value, Tensor)}
-
-
-def load_folder(folder: str | PathLike[str]) -> LocalModel:
-    """The model and the tokenizer of a folder that holds config.json and *.safetensors; nothing is downloaded.
-
-    Args:
-        folder: on this machine.
-
-    Raises:
-        FileFormatError: no such folder, or no model of transformers in it.
-        MissingExtraError: transformers is not installed.
-    """
-    place = Path(folder)
-    if not place.is_dir():
-        raise FileFormatError(f"{folder}: no such folder. Give the folder that holds config.json.")
-    if not (place / "config.json").is_file():
-        raise FileFormatError(f"{folder}: has no config.json, so it is no model of transformers. Give another folder.")
-    if not list(place.glob("*.safetensors")):
-        raise FileFormatError(
-            f"{folder}: has no .safetensors file. Other kinds of weights are not read: they need pickle."
-        )
-    try:
-        import transformers
-    except ImportError:
-        raise MissingExtraError(
-            "Reading a model folder needs transformers. Install it with: pip install 'tnkit[hf]'"
-        ) from None
-    logging: Any = transformers.utils.logging
-    bars = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        config = transformers.AutoConfig.from_pretrained(place, local_files_only=True)
-        names = getattr(config, "architectures", None) or []
-        known = [getattr(transformers, name) for name in names if hasattr(transformers, name)]
-        kind = known[0] if known else transformers.AutoModel
-        options = {"local_files_only": True, "use_safetensors": True, "dtype": torch.float32}
-        model = kind.from_pretrained(place, config=config, **options).eval()
-        tokens = any((place / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"))
-        tokenizer = transformers.AutoTokenizer.from_pretrained(place, local_files_only=True) if tokens else None
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        first = str(error).strip().partition("\n")[0]
-        raise FileFormatError(f"{folder}: cannot be read as a model of transformers ({first}).") from error
-    finally:
-        if bars:
-            logging.enable_progress_bar()
-    return LocalModel(model, tokenizer)
+register()

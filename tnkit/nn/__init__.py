@@ -24,6 +24,7 @@ from tnkit.nn.layers import (
     LayerType,
 )
 from tnkit.nn.pivot import pivot_rows
+from tnkit.nn.recover import RecoverReport, recover
 from tnkit.nn.report import LayerReport, ModelReport
 from tnkit.nn.specs import (
     ChannelSVD,
@@ -59,6 +60,7 @@ __all__ = [
     "LowRankLayer",
     "ModelReport",
     "NetworkLayer",
+    "RecoverReport",
     "SparseLayer",
     "SpatialSVD",
     "Tucker2",
@@ -71,6 +73,7 @@ __all__ = [
     "load",
     "materialize",
     "pivot_rows",
+    "recover",
     "restore_",
     "save",
     "weighted_basis",

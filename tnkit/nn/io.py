@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from tnkit.errors import FileFormatError, OptionError, ShapeError
 from tnkit.nn.layers.module import FactoredModule
 from tnkit.nn.opening import is_open, opened_layers
-from tnkit.nn.surgery import replaced
+from tnkit.nn.surgery import replaced, swap_
 from tnkit.registry import LAYERS
 
-__all__ = ["load", "save"]
+__all__ = ["hollow_", "load", "save"]
 
 KEY = "tnkit.model"
 VERSION = 1
@@ -112,6 +112,40 @@ def load(path: str | PathLike[str], base: nn.Module) -> nn.Module:
         ) from error
     _tie(model, structure["aliases"])
     return model
+
+
+def hollow_(model: nn.Module, structure: Mapping[str, Any]) -> nn.Module:
+    """Put compressed layers without values into a Hugging Face model whose weights are about to be read.
+
+    Args:
+        model: the dense model, on any device, "meta" too; it is changed, and returned.
+        structure: what `structure_of` gave for it, for a model that it is the base of, or for its base. Layers that it
+            does not have, such as another model's head, are passed over.
+
+    Raises:
+        ShapeError: another kind of layer under one of the names.
+        OptionError: factors that several layers share; only `load` ties these again.
+    """
+    shared = [alias for alias in structure["aliases"] if alias.rpartition(".")[0] in structure["layers"]]
+    if shared:
+        raise OptionError(
+            f"{shared[0]!r} shares its factors with {structure['aliases'][shared[0]]!r}, which from_pretrained cannot "
+            "tie again. Write such a model with tk.nn.save and read it with tk.nn.load."
+        )
+    there = opened_layers(model, root=False)
+    wanted = {_here(model, name) for name in structure["opened"]}
+    if wanted:
+        swap_(model, {name: layer for name, layer in there.items() if name in wanted})
+    places = {name: _here(model, name) for name in structure["layers"]}
+    found = {here: structure["layers"][name] for name, here in places.items() if here is not None}
+    return swap_(model, {name: _empty_layer(name, what, {}, model, "config.json") for name, what in found.items()})
+
+
+def _here(model: nn.Module, name: str) -> str | None:
+    """The name of a layer in a model that may be the base of the one it was in, or have that for its base."""
+    base = f"{getattr(model, 'base_model_prefix', '')}."
+    names = {n for n, _ in model.named_modules(remove_duplicate=False)}
+    return next((n for n in (name, name.removeprefix(base), base + name) if n in names), None)
 
 
 def _write(target: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:

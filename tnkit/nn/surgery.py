@@ -13,6 +13,7 @@ from tnkit.nn.hooks import carry_over
 from tnkit.nn.layers.layer_type import layer_type_of
 from tnkit.nn.layers.module import FactoredModule
 from tnkit.nn.opening import closed, is_open
+from tnkit.nn.structure import mark_
 
 __all__ = ["materialize", "n_bytes", "n_params", "replaced", "restore_", "swap_"]
 
@@ -49,7 +50,7 @@ def replaced(model: nn.Module, layers: Mapping[str, nn.Module]) -> nn.Module:
             f"This {type(model).__name__} cannot be copied ({type(error).__name__}: {error}). "
             "Use inplace=True, or remove what deepcopy does not take."
         ) from error
-    return settle_(made)
+    return mark_(settle_(made))
 
 
 def swap_(model: nn.Module, layers: Mapping[str, nn.Module]) -> nn.Module:
@@ -74,7 +75,7 @@ def swap_(model: nn.Module, layers: Mapping[str, nn.Module]) -> nn.Module:
         for parent, name, child in done:
             parent._modules[name] = child
         raise
-    return settle_(model)
+    return mark_(settle_(model))
 
 
 def materialize(model: nn.Module) -> nn.Module:

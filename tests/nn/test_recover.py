@@ -1,0 +1,83 @@
+"""recover: towards the teacher, and never to a worse state than the one that came in."""
+
+import pytest
+import torch
+from torch import nn
+
+import tnkit as tk
+from tnkit.errors import DataError, OptionError
+from tnkit.nn.recover import blocks_of
+
+
+@pytest.fixture
+def teacher() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(24, 48), nn.GELU(), nn.Linear(48, 24), nn.Dropout(0.5)).eval()
+
+
+@pytest.fixture
+def batches() -> list[torch.Tensor]:
+    torch.manual_seed(1)
+    return [torch.randn(64, 24) for _ in range(8)]
+
+
+def small_of(teacher: nn.Module, batches: list[torch.Tensor]) -> nn.Module:
+    return tk.nn.compress(teacher, tk.Budget(params=0.4), calib=batches, measure=False)[0]
+
+
+def mean_error(model: nn.Module, teacher: nn.Module, x: torch.Tensor) -> float:
+    with torch.no_grad():
+        return float((model(x) - teacher(x)).square().sum() / teacher(x).square().sum())
+
+
+def test_outputs_come_nearer_to_the_teacher(teacher: nn.Module, batches: list[torch.Tensor]) -> None:
+    small = small_of(teacher, batches)
+    state = {name: value.clone() for name, value in small.state_dict().items()}
+    better, report = tk.nn.recover(small, teacher, batches, max_steps=200)
+    assert report.error_after < report.error_before
+    torch.manual_seed(2)
+    x = torch.randn(256, 24)
+    assert mean_error(better, teacher, x) < mean_error(small, teacher, x)
+    assert all(torch.equal(value, state[name]) for name, value in small.state_dict().items())
+    assert "->" in str(report)
+
+
+def test_training_that_harms_is_undone(teacher: nn.Module, batches: list[torch.Tensor]) -> None:
+    small = small_of(teacher, batches)
+    again, report = tk.nn.recover(small, teacher, batches, max_steps=5, learning_rate=1e3)
+    assert report.error_after == report.error_before
+    assert len(report.history) > 1
+    assert torch.equal(again(batches[0]), small(batches[0]))
+
+
+def test_modes_and_gradients_are_as_they_were(teacher: nn.Module, batches: list[torch.Tensor]) -> None:
+    small = small_of(teacher, batches).train()
+    next(small.parameters()).requires_grad_(False)
+    wanted = [p.requires_grad for p in small.parameters()]
+    same, _ = tk.nn.recover(small, teacher, batches, max_steps=2, inplace=True)
+    assert same is small
+    assert small.training
+    assert [p.requires_grad for p in small.parameters()] == wanted
+    assert all(p.grad is None for p in small.parameters())
+
+
+def test_blocks_are_the_outermost_lists_of_one_kind() -> None:
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True, dropout=0.0)
+    model = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).eval()
+    batches = [torch.randn(4, 5, 16) for _ in range(3)]
+    small, _ = tk.nn.compress(model, tk.Budget(params=0.5), calib=batches, measure=False)
+    assert blocks_of(small) == ["layers.0", "layers.1"]
+    assert blocks_of(model) == []
+    _, report = tk.nn.recover(small, model, batches, max_steps=3)
+    assert report.error_after <= report.error_before
+
+
+def test_nothing_to_recover(teacher: nn.Module, batches: list[torch.Tensor]) -> None:
+    with pytest.raises(OptionError, match="compressed"):
+        tk.nn.recover(teacher, teacher, batches)
+    small = small_of(teacher, batches)
+    with pytest.raises(DataError, match="no batch"):
+        tk.nn.recover(small, teacher, [])
+    with pytest.raises(OptionError, match="max_steps"):
+        tk.nn.recover(small, teacher, batches, max_steps=0)

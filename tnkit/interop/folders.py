@@ -1,0 +1,152 @@
+"""Models of the transformers library, from a folder on this machine: nothing is downloaded.
+
+Example:
+    >>> from tnkit.interop.folders import load_folder
+    >>> load_folder("no/such/folder")
+    Traceback (most recent call last):
+    ...
+    tnkit.errors.FileFormatError: no/such/folder: no such folder. Give the folder that holds config.json.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tnkit.errors import DataError, FileFormatError, MissingExtraError
+from tnkit.nn.io import hollow_
+from tnkit.nn.structure import QUANT_METHOD, mark_
+
+__all__ = ["LocalModel", "load_folder", "register"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LocalModel:
+    """A model with what turns text into its inputs.
+
+    Attributes:
+        model: in eval mode.
+        tokenizer: None where the folder has none.
+    """
+
+    model: nn.Module
+    tokenizer: Any
+
+    def batches(self, texts: Sequence[str], *, size: int = 32, max_length: int = 128) -> list[dict[str, Tensor]]:
+        """Texts as batches of keyword arguments for the model, each padded to its longest text.
+
+        Args:
+            texts: one for each row.
+            size: texts a batch.
+            max_length: tokens at the most; longer texts are cut.
+
+        Raises:
+            DataError: no text, or no tokenizer.
+        """
+        return list(self._batches(texts, size, max_length))
+
+    def _batches(self, texts: Sequence[str], size: int, max_length: int) -> Iterator[dict[str, Tensor]]:
+        if self.tokenizer is None:
+            raise DataError("The folder of this model has no tokenizer, so texts cannot be read. Give arrays instead.")
+        if not texts:
+            raise DataError("There is no text. Give at least one line.")
+        for k in range(0, len(texts), size):
+            rows = list(texts[k : k + size])
+            made = self.tokenizer(rows, padding=True, truncation=True, max_length=max_length, return_tensors="pt")
+            yield {name: value for name, value in made.items() if isinstance(value, Tensor)}
+
+
+def load_folder(folder: str | PathLike[str]) -> LocalModel:
+    """The model and the tokenizer of a folder that holds config.json and *.safetensors; nothing is downloaded.
+
+    Args:
+        folder: on this machine.
+
+    Raises:
+        FileFormatError: no such folder, or no model of transformers in it.
+        MissingExtraError: transformers is not installed.
+    """
+    place = Path(folder)
+    if not place.is_dir():
+        raise FileFormatError(f"{folder}: no such folder. Give the folder that holds config.json.")
+    if not (place / "config.json").is_file():
+        raise FileFormatError(f"{folder}: has no config.json, so it is no model of transformers. Give another folder.")
+    if not list(place.glob("*.safetensors")):
+        raise FileFormatError(
+            f"{folder}: has no .safetensors file. Other kinds of weights are not read: they need pickle."
+        )
+    try:
+        import transformers
+    except ImportError:
+        raise MissingExtraError(
+            "Reading a model folder needs transformers. Install it with: pip install 'tnkit[hf]'"
+        ) from None
+    register()
+    logging: Any = transformers.utils.logging
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        config = transformers.AutoConfig.from_pretrained(place, local_files_only=True)
+        names = getattr(config, "architectures", None) or []
+        known = [getattr(transformers, name) for name in names if hasattr(transformers, name)]
+        kind = known[0] if known else transformers.AutoModel
+        options = {"local_files_only": True, "use_safetensors": True, "dtype": torch.float32}
+        model = kind.from_pretrained(place, config=config, **options).eval()
+        tokens = any((place / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"))
+        tokenizer = transformers.AutoTokenizer.from_pretrained(place, local_files_only=True) if tokens else None
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        first = str(error).strip().partition("\n")[0]
+        raise FileFormatError(f"{folder}: cannot be read as a model of transformers ({first}).") from error
+    finally:
+        if bars:
+            logging.enable_progress_bar()
+    return LocalModel(model, tokenizer)
+
+
+def register() -> None:
+    """Tell transformers how a compressed model is read; without transformers, or the second time, nothing is done."""
+    try:
+        from transformers.quantizers import auto, base
+        from transformers.utils import quantization_config
+    except ImportError:
+        return
+    if QUANT_METHOD in auto.AUTO_QUANTIZER_MAPPING:
+        return
+    config: Any = quantization_config.QuantizationConfigMixin
+    reader: Any = base.HfQuantizer
+    steps = {
+        "is_serializable": _always,
+        "is_trainable": property(_always),
+        "_process_model_before_weight_loading": _before_weights,
+        "_process_model_after_weight_loading": _after_weights,
+    }
+    made: Any = type("TnkitConfig", (config,), {"__init__": _take_structure})
+    auto.register_quantization_config(QUANT_METHOD)(made)
+    made = type("TnkitReader", (reader,), steps)
+    auto.register_quantizer(QUANT_METHOD)(made)
+
+
+def _take_structure(config: Any, structure: dict[str, Any] | None = None, **rest: Any) -> None:
+    """What `tnkit.nn.structure.mark_` wrote, from config.json."""
+    config.quant_method = QUANT_METHOD
+    config.structure = {"layers": {}, "opened": [], "aliases": {}} if structure is None else structure
+
+
+def _always(reader: Any) -> bool:
+    """A compressed model holds plain numbers: it can be written and trained."""
+    return True
+
+
+def _before_weights(reader: Any, model: nn.Module, **rest: Any) -> nn.Module:
+    return hollow_(model, reader.quantization_config.structure)
+
+
+def _after_weights(reader: Any, model: Any, **rest: Any) -> Any:
+    model.is_quantized = model.config._is_quantized = False  # it may be cast to other types
+    return mark_(model)  # with the names that the layers have here

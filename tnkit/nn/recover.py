@@ -1,0 +1,290 @@
+"""recover: a compressed model learns from the one it was made from; the best validated state is what is kept.
+
+The student's factors are trained so that its outputs, and on the way those of its blocks, are the teacher's. No labels
+are needed. A part of the batches is held out: training that makes these worse is undone.
+
+References:
+    Hinton et al., Distilling the knowledge in a neural network, arXiv 1503.02531.
+    Jiao et al., TinyBERT, arXiv 1909.10351 (hidden states of blocks).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tnkit.errors import DataError, OptionError
+from tnkit.nn.batches import attention_mask, evaluating, output_tensors, require_batches, run_batch
+from tnkit.nn.layers.module import FactoredModule
+
+__all__ = ["RecoverReport", "blocks_of", "recover"]
+
+
+@dataclass(frozen=True, slots=True)
+class RecoverReport:
+    """What recovery gained.
+
+    Attributes:
+        error_before: mean relative squared error of the outputs on the held-out batches, before.
+        error_after: the same of the state that was kept; never larger.
+        history: (step, error) at each validation.
+        steps: training steps that were made.
+        elapsed_s: in seconds.
+    """
+
+    error_before: float
+    error_after: float
+    history: tuple[tuple[int, float], ...]
+    steps: int
+    elapsed_s: float
+
+    def __str__(self) -> str:
+        """In one line."""
+        return (
+            f"recovered: held-out output error {self.error_before:.4g} -> {self.error_after:.4g} "
+            f"after {self.steps} steps, {self.elapsed_s:.0f} s"
+        )
+
+
+def recover(
+    model: nn.Module,
+    teacher: nn.Module,
+    calib: Iterable[Any],
+    *,
+    validation: Iterable[Any] | None = None,
+    max_steps: int = 1000,
+    time_limit_s: float | None = 600.0,
+    learning_rate: float = 1e-3,
+    block_weight: float = 1.0,
+    inplace: bool = False,
+    rng: int = 0,
+) -> tuple[nn.Module, RecoverReport]:
+    """Train the factors of a compressed model towards the outputs of the model it was made from.
+
+    Args:
+        model: a compressed model.
+        teacher: the dense model; it is not changed.
+        calib: batches to train on, as in `compress`.
+        validation: batches that decide which state is kept; None holds out every eighth batch of `calib`.
+        max_steps: training steps, one batch each.
+        time_limit_s: in seconds, or None.
+        learning_rate: of AdamW at its highest; it rises for the first twentieth and falls like a cosine.
+        block_weight: of the mean error of the blocks' outputs beside that of the model's; 0 for the outputs alone.
+        inplace: change the model itself.
+        rng: seed of the order of the batches.
+
+    Returns:
+        (model, report): with the best validated state, which may be the one it had.
+
+    Raises:
+        OptionError: nothing in the model is compressed, or an option out of its range.
+        DataError: no batch to train or to validate on, or one that a model does not take.
+
+    Cost:
+        A forward and a backward pass of the student for each step, and a forward pass of the teacher.
+
+    Example:
+        >>> import torch
+        >>> from tnkit import nn as tnn
+        >>> _ = torch.manual_seed(0)
+        >>> model = torch.nn.Sequential(torch.nn.Linear(32, 64), torch.nn.ReLU(), torch.nn.Linear(64, 32))
+        >>> batches = [torch.randn(16, 32) for _ in range(8)]
+        >>> small, _ = tnn.compress(model, tnn.Budget(params=0.5), calib=batches)
+        >>> better, report = tnn.recover(small, model, batches, max_steps=40)
+        >>> report.error_after <= report.error_before
+        True
+    """
+    _check(model, max_steps, learning_rate, block_weight)
+    train, held_out = _split(calib, validation)
+    student = model if inplace else copy.deepcopy(model)
+    lesson = _Lesson(student, teacher, blocks_of(student) if block_weight > 0 else [], block_weight)
+    with _only_factors(student) as parameters:
+        schedule = _Schedule(max_steps, time_limit_s, learning_rate)
+        return student, _train(lesson, parameters, train, held_out, schedule, rng)
+
+
+def blocks_of(model: nn.Module) -> list[str]:
+    """Names of the blocks: the members of the outermost lists of modules of one class that hold compressed layers."""
+    found: list[str] = []
+    for name, module in model.named_modules():
+        members = list(module.named_children()) if isinstance(module, nn.ModuleList | nn.Sequential) else []
+        alike = len(members) > 1 and len({type(m) for _, m in members}) == 1
+        inside = any(name == b or name.startswith(b + ".") for b in found)
+        if alike and not inside and any(isinstance(m, FactoredModule) for m in module.modules()):
+            found += [f"{name}.{child}" if name else child for child, _ in members]
+    return found
+
+
+def _check(model: nn.Module, max_steps: int, learning_rate: float, block_weight: float) -> None:
+    if not any(isinstance(m, FactoredModule) for m in model.modules()):
+        raise OptionError(
+            f"recover: no layer of this {type(model).__name__} is compressed. Give what tk.nn.compress returned."
+        )
+    if max_steps < 1 or learning_rate <= 0 or block_weight < 0:
+        raise OptionError(
+            f"recover: max_steps={max_steps}, learning_rate={learning_rate}, block_weight={block_weight}. "
+            "Use at least one step, a positive learning rate, and a block weight of 0 or more."
+        )
+
+
+def _split(calib: Iterable[Any], validation: Iterable[Any] | None) -> tuple[list[Any], list[Any]]:
+    train = list(require_batches(calib, "recover"))
+    if validation is not None:
+        held_out = list(require_batches(validation, "recover"))
+    else:
+        held_out = train[::8]
+        train = [batch for k, batch in enumerate(train) if k % 8] or train
+    if not train or not held_out:
+        raise DataError("recover: there is no batch to train or to validate on. Give at least one of each.")
+    return train, held_out
+
+
+@contextmanager
+def _only_factors(model: nn.Module) -> Iterator[list[nn.Parameter]]:
+    """Factors and biases of the compressed layers, shared ones once; for the time nothing else takes gradients."""
+    layers = [m for m in model.modules() if isinstance(m, FactoredModule)]
+    chosen = {id(p): p for m in layers for p in m.parameters() if p.dtype.is_floating_point}
+    before = [(p, p.requires_grad) for p in model.parameters()]
+    try:
+        for p, _ in before:
+            p.requires_grad_(id(p) in chosen)
+        yield list(chosen.values())
+    finally:
+        for p, was in before:
+            p.requires_grad_(was)
+            p.grad = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Schedule:
+    """How long, and how fast."""
+
+    max_steps: int
+    time_limit_s: float | None
+    learning_rate: float
+
+    def progress(self, step: int, spent_s: float) -> float:
+        """The share of the steps or of the time that is gone, whichever is more."""
+        return max(step / self.max_steps, 0.0 if self.time_limit_s is None else spent_s / self.time_limit_s)
+
+    def rate(self, progress: float) -> float:
+        """Rises for a twentieth, then falls like a cosine."""
+        warm = min(1.0, 20.0 * max(progress, 1.0 / self.max_steps))
+        return self.learning_rate * warm * (1.0 + math.cos(math.pi * min(progress, 1.0))) / 2.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Lesson:
+    """A student, a teacher, and where they are compared."""
+
+    student: nn.Module
+    teacher: nn.Module
+    blocks: list[str]
+    block_weight: float
+
+    def loss(self, batch: Any) -> Tensor:
+        """Error of the outputs, and the mean one of the blocks' outputs; with gradients, without dropout."""
+        mask = attention_mask(batch)
+        with evaluating(self.teacher), _watched(self.teacher, self.blocks) as theirs:
+            target = run_batch(self.teacher, batch, "recover")
+        with evaluating(self.student), torch.enable_grad(), _watched(self.student, self.blocks) as mine:
+            loss = _output_error(run_batch(self.student, batch, "recover"), target, mask)
+            parts = [_relative(mine[n], theirs[n], mask) for n in self.blocks if n in mine and n in theirs]
+            return loss + self.block_weight * torch.stack(parts).mean() if parts else loss
+
+    def error(self, batches: list[Any]) -> float:
+        """Mean error of the outputs."""
+        errors = []
+        with evaluating(self.student), evaluating(self.teacher):
+            for batch in batches:
+                mine, theirs = (run_batch(m, batch, "recover") for m in (self.student, self.teacher))
+                errors.append(float(_output_error(mine, theirs, attention_mask(batch))))
+        return sum(errors) / len(errors)
+
+
+@contextmanager
+def _watched(model: nn.Module, names: list[str]) -> Iterator[dict[str, Tensor]]:
+    """The first output tensor of these modules, by name, filled as they are called."""
+    seen: dict[str, Tensor] = {}
+
+    def watch(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            tensors = output_tensors(output)
+            if tensors:
+                seen[name] = tensors[0]
+
+        return hook
+
+    handles = [model.get_submodule(name).register_forward_hook(watch(name)) for name in names]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _relative(mine: Tensor, theirs: Tensor, mask: Tensor | None) -> Tensor:
+    """Squared error as a share of the square of the teacher's, over the tokens that the mask counts."""
+    wrong, whole = (mine.float() - theirs.float()).square(), theirs.float().square()
+    if mask is not None and mine.ndim >= 3 and mask.shape == mine.shape[:2]:
+        counts = mask.to(wrong).reshape(*mask.shape, *(1,) * (mine.ndim - 2))
+        wrong, whole = wrong * counts, whole * counts
+    return wrong.sum() / whole.sum().clamp_min(1e-12)
+
+
+def _output_error(mine: Any, theirs: Any, mask: Tensor | None) -> Tensor:
+    pairs = [(a, b) for a, b in zip(output_tensors(mine), output_tensors(theirs), strict=False) if a.shape == b.shape]
+    if not pairs:
+        raise DataError(
+            "recover: the models give no floating-point outputs of equal shape. "
+            "Give the model that this one was compressed from as teacher."
+        )
+    return torch.stack([_relative(a, b, mask) for a, b in pairs]).mean()
+
+
+def _train(
+    lesson: _Lesson,
+    parameters: list[nn.Parameter],
+    train: list[Any],
+    held_out: list[Any],
+    schedule: _Schedule,
+    rng: int,
+) -> RecoverReport:
+    """Steps of AdamW; whatever ends them, the parameters then hold the best validated state."""
+    start = time.perf_counter()
+    first = best = lesson.error(held_out)
+    kept = [p.detach().clone() for p in parameters]
+    history = [(0, first)]
+    optimizer = torch.optim.AdamW(parameters, lr=schedule.learning_rate, weight_decay=0.0)
+    order = torch.Generator().manual_seed(rng)
+    queue: list[int] = []
+    step, progress, due = 0, 0.0, 0.1
+    try:
+        while progress < 1.0:
+            queue = queue or torch.randperm(len(train), generator=order).tolist()
+            for group in optimizer.param_groups:
+                group["lr"] = schedule.rate(progress)
+            optimizer.zero_grad(set_to_none=True)
+            lesson.loss(train[queue.pop()]).backward()
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            step += 1
+            progress = schedule.progress(step, time.perf_counter() - start)
+            if progress >= due:
+                due = min(progress + 0.1, 1.0)
+                history.append((step, lesson.error(held_out)))
+                if history[-1][1] < best:  # a NaN is not
+                    best, kept = history[-1][1], [p.detach().clone() for p in parameters]
+    finally:
+        with torch.no_grad():
+            for p, value in zip(parameters, kept, strict=True):
+                p.copy_(value)
+    return RecoverReport(first, best, tuple(history), step, time.perf_counter() - start)
