@@ -15,10 +15,12 @@ from math import prod
 import torch
 from torch import Tensor
 
-from tnkit.linalg import apply_rows, energy, residual_energy, split, split_flops
+from tnkit.linalg import apply_rows, energy, oversampling, residual_energy, split
 
 __all__ = ["Block", "Projected", "contract_train", "flip", "inner_train", "plain_train", "project_rows", "thick_block"]
 
+_GRAM = 120.0  # flops in which the time of a Gram product exceeds its count, for each entry
+_SKETCH = 100.0  # the same for a sketch, its certificate and its check
 _LATER = 400.0  # flops that each number that is left will cost, to write it first of all
 _TURN = 200.0  # flops in the time in which one number is moved, where what is left has to be turned round
 
@@ -93,8 +95,13 @@ def thick_block(shape: Sequence[int], ranks: Sequence[int], *, plain_only: bool 
 
 
 def _cost(entries: float, columns: int, rank: int) -> float:
-    """Flops of a split and of what comes after it."""
-    return split_flops((int(entries) // columns, columns), rank) + _LATER * entries * rank / columns
+    """Flops of a split and of what comes after it, where a power step is not needed."""
+    exact = (_GRAM + (2.0 if columns < 192 else 1.5) * columns) * entries + 30.0 * columns**3 + 2.0 * entries * rank
+    wide = rank + oversampling(rank)
+    if columns >= 48 and wide <= 0.7 * columns:
+        sketched = (_SKETCH + 3.0 * wide + 8.0 * wide**2 / columns) * entries + 30.0 * min(columns, 400) ** 3
+        exact = min(exact, sketched)
+    return exact + _LATER * entries * rank / columns
 
 
 def inner_train(rows: Tensor, ranks: Sequence[int]) -> list[Tensor]:
