@@ -20,7 +20,7 @@ from tnkit.network import Topology
 from tnkit.registry import METHODS
 from tnkit.report import FitReport, listening
 from tnkit.rng import RngLike, generator
-from tnkit.search import STRATEGIES, Limits, Portfolio, Proposer, SearchResult, run_search
+from tnkit.search import STRATEGIES, AutoSearch, Limits, Portfolio, Proposer, SearchResult, run_search
 from tnkit.solvers import Control, StepInfo
 from tnkit.sources import Asked, Source, SparseTensor, as_bytes, as_source
 
@@ -165,7 +165,7 @@ def search(
     *,
     eps: float | None = None,
     budget: Budget | int | float | None = None,
-    strategy: Portfolio | Proposer | str = "portfolio",
+    strategy: AutoSearch | Portfolio | Proposer | str = "auto",
     shape: Sequence[int] | None = None,
     time_limit_s: float | None = None,
     max_evaluations: int | None = None,
@@ -179,10 +179,11 @@ def search(
         x: a dense array, as for `decompose`.
         eps: relative error that is to be reached with the fewest numbers.
         budget: size within which the error is to be least.
-        strategy: "portfolio" (every named format and unfolding), "trees", "greedy", "cuts", "tnale", "tnls", "random",
-            or a config such as `GreedyTN(trial_steps=5)`.
+        strategy: "auto" (the portfolio, then graphs that are smaller), "portfolio" (every named format and unfolding),
+            a name of `tnkit.search.STRATEGIES` ("trees", "loops", "greedy", "tnale" …), or a config such as
+            `GreedyTN(trial_steps=5)`.
         shape: a reshaping of the array, over whose modes the structures are; not for "portfolio".
-        time_limit_s: no new fit is started after this.
+        time_limit_s: no new fit is started after this. Without it "auto" ends some seconds after the portfolio.
         max_evaluations: fits at the most; not for "portfolio".
         save: a file that holds every fit as the search goes on; a search with the file of an earlier one goes on from
             there. Not for "portfolio".
@@ -235,6 +236,19 @@ def search(
             )
     limits = Limits(request.eps, request.max_params, max_evaluations)
     with listening(progress) as hear:
+        if isinstance(chosen, AutoSearch):
+            return chosen.search(
+                request.dense,
+                request.norm(),
+                limits,
+                shape=shape,
+                rng=gen,
+                control=Control(progress=hear),
+                limit_s=limit,
+                dtype=request.dtype,
+                asked=asked,
+                save=save,
+            )
         return run_search(
             request.dense,
             request.norm(),
@@ -249,15 +263,19 @@ def search(
         )
 
 
-def _strategy(strategy: Any) -> Portfolio | Proposer:
-    if isinstance(strategy, Portfolio | Proposer):
+def _strategy(strategy: Any) -> AutoSearch | Portfolio | Proposer:
+    if isinstance(strategy, AutoSearch | Portfolio | Proposer):
         return strategy
+    if strategy == "auto":
+        return AutoSearch()
     if strategy == "portfolio":
         return Portfolio()
     if isinstance(strategy, str) and strategy in STRATEGIES:
         return STRATEGIES.get(strategy)()
     names = ", ".join(repr(name) for name in STRATEGIES)
-    raise OptionError(f"strategy={strategy!r} is unknown. Known: 'portfolio', {names}, or a config of one of them.")
+    raise OptionError(
+        f"strategy={strategy!r} is unknown. Known: 'auto', 'portfolio', {names}, or a config of one of them."
+    )
 
 
 _KINDS = {"entries": "a function of indices", "sparse": "sparse coordinates", "slabs": "data read in slabs"}

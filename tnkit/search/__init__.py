@@ -1,10 +1,12 @@
 """Structure search: which network for the data."""
 
+from tnkit.search.auto import AutoSearch
 from tnkit.search.from_cuts import CutSearch
 from tnkit.search.front import Candidate, SearchResult, pareto_front
 from tnkit.search.graph import Graph
 from tnkit.search.greedy import GreedyTN
 from tnkit.search.local import TNLS, TnALE
+from tnkit.search.loops import LoopSearch
 from tnkit.search.portfolio import Portfolio, unfoldings
 from tnkit.search.proposer import STRATEGIES, Proposal, Proposer, Setting
 from tnkit.search.random_graphs import RandomSearch
@@ -15,11 +17,13 @@ from tnkit.search.trees import TreeSearch
 __all__ = [
     "STRATEGIES",
     "TNLS",
+    "AutoSearch",
     "Candidate",
     "CutSearch",
     "Graph",
     "GreedyTN",
     "Limits",
+    "LoopSearch",
     "Portfolio",
     "Proposal",
     "Proposer",

@@ -17,11 +17,15 @@ from torch import Tensor
 
 from tnkit.decompose import ALS, Problem, Target
 from tnkit.decompose.cut_spectra import Atoms, CutSpectra
+from tnkit.decompose.descent import Trial as Solved
 from tnkit.decompose.hierarchical import fit_tree
 from tnkit.decompose.rank_search import measured
 from tnkit.decompose.resize import resized
-from tnkit.search.graph import Graph
-from tnkit.solvers import Control
+from tnkit.decompose.tree_svd import is_tree
+from tnkit.search.graph import Graph, chain
+from tnkit.search.reduced import Reduced
+from tnkit.search.together import fit_together, suits
+from tnkit.solvers import CONVERGED, Control
 
 __all__ = ["DenseObjective", "Trial"]
 
@@ -40,6 +44,7 @@ class Trial:
         error: relative, measured.
         seconds: that the fit took.
         by: the proposer's name.
+        effort: sweeps times starts that it was given at the most.
     """
 
     graph: Graph
@@ -47,6 +52,7 @@ class Trial:
     error: float
     seconds: float = 0.0
     by: str = ""
+    effort: int = 0
 
 
 class DenseObjective:
@@ -81,6 +87,8 @@ class DenseObjective:
         allowed2 = None if eps is None else min((eps * norm) ** 2, most)
         atoms = Atoms(self.shape, tuple((n,) for n in self.shape))
         self.cuts = CutSpectra(atoms, x, None, allowed2) if 2 <= x.ndim <= _CUTS else None
+        anything = self.problem(chain(self.shape, (1,) * (x.ndim - 1)), Target(eps=eps))
+        self.reduced = Reduced.of(anything, eps)
 
     def bound(self, graph: Graph) -> float:
         """An error below which no fit of this graph can come."""
@@ -104,7 +112,7 @@ class DenseObjective:
             graph: the structure.
             start: a trial over the same nodes, or over others with the same modes.
             steps: sweeps at the most.
-            starts: how many random ones, where there is no trial to start from.
+            starts: how many; random ones beside that from the trial, if they are done together.
         """
         begun = time.perf_counter()
         ranks = graph.bond_ranks()
@@ -112,9 +120,25 @@ class DenseObjective:
         goal = None if self.eps is None else self.eps * (1 - 1e-5)
         method = ALS(max_steps=steps, starts=starts)
         tensors = None if start is None or not self.warm else moved(start, graph, self.rng)
-        trial = method.solve(problem, ranks, tensors, goal, quick=True)
+        if self.reduced is None or goal is None:
+            trial = self._solve(method, problem, ranks, tensors, goal)
+        else:
+            core = self.reduced.within(problem)
+            inside = None if tensors is None else core.inside(tensors)
+            trial = core.outside(self._solve(method, core.problem, ranks, inside, core.goal(goal)))
         error = measured(problem, trial.tensors)
-        return Trial(graph, tuple(trial.tensors), error, time.perf_counter() - begun)
+        return Trial(graph, tuple(trial.tensors), error, time.perf_counter() - begun, effort=steps * starts)
+
+    def _solve(
+        self, method: ALS, problem: Problem, ranks: tuple[int, ...], start: Sequence[Tensor] | None, goal: float | None
+    ) -> Solved:
+        """One start after the other, or all of them together."""
+        if method.starts < 2 or is_tree(problem.layout, ranks) or not suits(problem, ranks, method.starts):
+            return method.solve(problem, ranks, start, goal, quick=True)
+        tensors, error = fit_together(
+            problem, ranks, start, goal, steps=method.max_steps, count=method.starts, control=self.control
+        )
+        return Solved(tensors, error, CONVERGED)
 
     def fit_tree(self, graph: Graph) -> Trial:
         """A tree at the ranks that what is asked needs; those of the graph do not count."""

@@ -29,7 +29,7 @@ class Proposal:
         parent: a trial from whose tensors the fit may start.
         free_ranks: of a tree: let what is asked choose the ranks.
         steps: sweeps at the most.
-        starts: random ones, where there is no parent.
+        starts: how many, the parent's among them.
     """
 
     graph: Graph
@@ -37,6 +37,10 @@ class Proposal:
     free_ranks: bool = False
     steps: int = 60
     starts: int = 1
+
+    def answered(self, known: Trial) -> bool:
+        """Whether an earlier fit of the same graph had as much work put into it."""
+        return self.free_ranks or known.effort >= self.steps * self.starts
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -91,9 +91,10 @@ class _Run:
         """The trial of a proposal, from memory if it is known; None if it cannot help."""
         graph = proposal.graph
         key = ("free " if proposal.free_ranks else "") + graph.key
-        if key in self.known:
+        before = self.known.get(key)
+        if before is not None and (proposal.answered(before) or self.objective.reached(before.error)):
             self.cached += 1
-            return self.known[key]
+            return before
         if not proposal.free_ranks:
             most = self.limits.max_params
             if most is not None and graph.n_params > most:
@@ -107,6 +108,8 @@ class _Run:
             trial = self.objective.fit(graph, proposal.parent, steps=proposal.steps, starts=proposal.starts)
         self.evaluations += 1
         trial = replaced(trial, self.proposer.name)
+        if before is not None and before.error <= trial.error:
+            trial = replace(before, effort=trial.effort)
         self.known[key] = trial
         self.known.setdefault(trial.graph.key, trial)
         self.order.append(trial)
