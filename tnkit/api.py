@@ -170,6 +170,7 @@ def search(
     time_limit_s: float | None = None,
     max_evaluations: int | None = None,
     save: PathLikeStr | None = None,
+    workers: int | None = None,
     progress: bool | Callable[[StepInfo], None] | None = None,
     rng: RngLike = 0,
 ) -> SearchResult:
@@ -187,6 +188,8 @@ def search(
         max_evaluations: fits at the most; not for "portfolio".
         save: a file that holds every fit as the search goes on; a search with the file of an earlier one goes on from
             there. Not for "portfolio".
+        workers: processes that fit, beside this one; None for none. What is found does not depend on it, if no time
+            limit ends the search. Scripts that use it need `if __name__ == "__main__":`. Not for "portfolio".
         progress: as for `decompose`.
         rng: a seed or a generator.
 
@@ -217,7 +220,7 @@ def search(
     asked = _in_words(None, request.eps, budget)
     gen = generator(rng, request.device)
     if isinstance(chosen, Portfolio):
-        given = {"shape": shape, "max_evaluations": max_evaluations, "save": save}
+        given = {"shape": shape, "max_evaluations": max_evaluations, "save": save, "workers": workers}
         extra = [name for name, value in given.items() if value is not None]
         if extra:
             known = ", ".join(repr(name) for name in STRATEGIES)
@@ -248,6 +251,7 @@ def search(
                 dtype=request.dtype,
                 asked=asked,
                 save=save,
+                workers=workers,
             )
         return run_search(
             request.dense,
@@ -260,6 +264,7 @@ def search(
             dtype=request.dtype,
             asked=asked,
             save=save,
+            workers=workers,
         )
 
 

@@ -1,8 +1,13 @@
 """Structure search: which network for the data."""
 
+from tnkit.search.annealing import Annealing
+from tnkit.search.ard import ARD
+from tnkit.search.ask_tell import AskTell
 from tnkit.search.auto import AutoSearch
+from tnkit.search.evbmf import BayesRanks
 from tnkit.search.from_cuts import CutSearch
 from tnkit.search.front import Candidate, SearchResult, pareto_front
+from tnkit.search.genetic import TNGA
 from tnkit.search.graph import Graph
 from tnkit.search.greedy import GreedyTN
 from tnkit.search.local import TNLS, TnALE
@@ -12,12 +17,19 @@ from tnkit.search.proposer import STRATEGIES, Proposal, Proposer, Setting
 from tnkit.search.random_graphs import RandomSearch
 from tnkit.search.runner import Limits, run_search
 from tnkit.search.several import Several
+from tnkit.search.svdinstn import SVDinsTN
+from tnkit.search.synthesis import Synthesis
 from tnkit.search.trees import TreeSearch
 
 __all__ = [
+    "ARD",
     "STRATEGIES",
+    "TNGA",
     "TNLS",
+    "Annealing",
+    "AskTell",
     "AutoSearch",
+    "BayesRanks",
     "Candidate",
     "CutSearch",
     "Graph",
@@ -28,9 +40,11 @@ __all__ = [
     "Proposal",
     "Proposer",
     "RandomSearch",
+    "SVDinsTN",
     "SearchResult",
     "Setting",
     "Several",
+    "Synthesis",
     "TnALE",
     "TreeSearch",
     "pareto_front",

@@ -60,6 +60,7 @@ class AutoSearch:
         dtype: torch.dtype | None = None,
         asked: str = "",
         save: PathLikeStr | None = None,
+        workers: int | None = None,
     ) -> SearchResult:
         """Run both.
 
@@ -74,6 +75,7 @@ class AutoSearch:
             dtype: of the results, where it is a half type.
             asked: the target in words.
             save: a file of the graphs that were fitted.
+            workers: processes that fit graphs.
 
         Raises:
             BudgetError: nothing fits the size.
@@ -109,6 +111,7 @@ class AutoSearch:
                 dtype=dtype,
                 asked=asked,
                 save=save,
+                workers=workers,
             )
         except (BudgetError, ShapeError):
             if first is None:

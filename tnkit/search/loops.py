@@ -52,7 +52,7 @@ class LoopSearch(Proposer):
     """
 
     width: int = 24
-    finalists: int = 3
+    finalists: int = 5
     starts: int = 6
     steps: int = 150
     name: ClassVar[str] = "loops"
@@ -69,13 +69,12 @@ class LoopSearch(Proposer):
         first = sorted(least_ranks(setting.shape, ranks, unicyclic(d)), key=lambda g: g.n_params)
         nearby = [g for graph in first[: 2 * self.width] for g in least_nearby(graph, ranks)]
         pool = sorted({g.key: g for g in nearby}.values(), key=lambda g: g.n_params)[: self.width]
-        alive: list[Trial] = []
-        for count, steps in ((len(pool), self.steps // 8), (len(pool) // 4 + 1, self.steps // 3)):
-            trials = yield [Proposal(g, steps=steps, starts=self.starts // 2) for g in pool[:count]]
-            alive = sorted([t for t in trials if t is not None], key=lambda t: t.error)
-            if any(objective.reached(t.error) for t in alive):
-                return
-            pool = [t.graph for t in alive]
+        trials = yield [Proposal(g, steps=self.steps // 8, starts=self.starts // 2) for g in pool]
+        alive = sorted([t for t in trials if t is not None], key=lambda t: t.error)[: self.width // 3]
+        trials = yield [Proposal(t.graph, t, steps=self.steps // 3, starts=self.starts) for t in alive]
+        alive = sorted([t for t in trials if t is not None], key=lambda t: t.error)
+        if any(objective.reached(t.error) for t in alive):
+            return
         for trial in alive[: self.finalists]:
             yield from self.grow(setting, trial)
 
@@ -92,8 +91,7 @@ class LoopSearch(Proposer):
             best = known[0]
             for trial in known[:2]:
                 if not objective.reached(best.error):
-                    # from noise: what the parent's tensors are near has been tried, and may be a valley
-                    (full,) = yield [Proposal(trial.graph, steps=self.steps, starts=2 * self.starts)]
+                    (full,) = yield [Proposal(trial.graph, trial, steps=self.steps, starts=2 * self.starts)]
                     best = best if full is None or full.error > best.error else full
 
 

@@ -66,6 +66,7 @@ class DenseObjective:
         rng: random numbers.
         control: deadline and progress.
         warm: whether a fit starts from its parent's tensors.
+        bounds: whether the spectra of all cuts are taken.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class DenseObjective:
         rng: torch.Generator,
         control: Control,
         warm: bool = True,
+        bounds: bool = True,
     ) -> None:
         self.x, self.norm, self.eps, self.max_params = x, norm, eps, max_params
         self.rng, self.control, self.warm = rng, control, warm
@@ -86,7 +88,7 @@ class DenseObjective:
         most = inf if x.numel() > _SINGLE else 9e-5 * norm**2
         allowed2 = None if eps is None else min((eps * norm) ** 2, most)
         atoms = Atoms(self.shape, tuple((n,) for n in self.shape))
-        self.cuts = CutSpectra(atoms, x, None, allowed2) if 2 <= x.ndim <= _CUTS else None
+        self.cuts = CutSpectra(atoms, x, None, allowed2) if bounds and 2 <= x.ndim <= _CUTS else None
         anything = self.problem(chain(self.shape, (1,) * (x.ndim - 1)), Target(eps=eps))
         self.reduced = Reduced.of(anything, eps)
 
