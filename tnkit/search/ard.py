@@ -1,8 +1,8 @@
 """Automatic relevance determination: a Bayesian fit that prunes the bonds of a graph.
 
 Every slice of a bond has a precision γ_r, shared by the two nodes it joins, and a Gamma prior; the noise has a
-precision τ. The posterior of each node is Gaussian given the others; slices that the data do not need are drawn to zero by their
-growing precision, and go. The ranks that are left need no eps.
+precision τ. The posterior of each node is Gaussian given the others; slices that the data do not need are drawn to zero
+by their growing precision, and go. The ranks that are left need no eps.
 
 Nodes are taken at their posterior mean, with the trace of their covariance in the update of the precisions.
 
@@ -29,7 +29,7 @@ from tnkit.decompose.resize import shorter_bond
 from tnkit.search.full_network import FullNetwork
 from tnkit.search.graph import Bond
 from tnkit.search.greedy import lowered
-from tnkit.search.objective import Trial
+from tnkit.search.objective import DenseObjective, Trial
 from tnkit.search.proposer import STRATEGIES, Conversation, Proposal, Proposer, Setting
 
 __all__ = ["ARD"]
@@ -59,18 +59,19 @@ class ARD(Proposer):
 
     def propose(self, setting: Setting) -> Conversation:
         """See `Proposer.propose`."""
-        trial = self.fit(setting)
+        if not isinstance(setting.objective, DenseObjective):
+            return
+        trial = self.fit(setting.objective, setting.rng)
         (best,) = yield [Proposal(trial.graph, trial, steps=self.steps, starts=3)]
         if best is not None and setting.objective.reached(best.error):
             yield from lowered(setting, best, self.steps)
 
-    def fit(self, setting: Setting) -> Trial:
+    def fit(self, objective: DenseObjective, rng: torch.Generator) -> Trial:
         """The pruned graph."""
-        objective = setting.objective
         scale = objective.x.numel() ** 0.5 / float(objective.x.norm())
         x, d = objective.x * scale, objective.x.ndim
         ranks = {b: self.max_rank if self.used(b, d) else 1 for b in combinations(range(d), 2)}
-        net = FullNetwork.random(x, ranks, setting.rng)
+        net = FullNetwork.random(x, ranks, rng)
         precision = {bond: x.new_ones(r) for bond, r in ranks.items()}
         noise, last = 1.0, float("inf")
         for _ in range(self.sweeps):
@@ -106,7 +107,8 @@ class ARD(Proposer):
         matrix = noise * gram + torch.diag(prior.reshape(-1).to(gram.dtype))
         covariance = torch.linalg.inv(matrix)
         net.nodes[k] = (noise * covariance @ right).mT.reshape(shape)
-        return covariance.diagonal().real.reshape(shape[1:])
+        variances: Tensor = covariance.diagonal().real.reshape(shape[1:])
+        return variances
 
     def relevance(self, net: FullNetwork, bond: Bond, spread: list[Tensor]) -> Tensor:
         """γ_r: the number of entries of the two slices over their expected power."""

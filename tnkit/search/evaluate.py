@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from tnkit.errors import OptionError
 from tnkit.search.graph import Graph
-from tnkit.search.objective import DenseObjective, Trial
+from tnkit.search.objective import DenseObjective, Objective, Trial
 from tnkit.search.proposer import Proposal
 from tnkit.solvers import Control
 
@@ -31,20 +31,7 @@ __all__ = ["CHUNK", "Evaluator", "Here", "Workers", "evaluator"]
 CHUNK = 4
 
 
-class Fits(Protocol):
-    """An objective, as far as fits go."""
-
-    rng: torch.Generator
-    control: Control
-
-    def fit(self, graph: Graph, start: Trial | None = None, *, steps: int = 100, starts: int = 1) -> Trial:
-        """A graph at its ranks."""
-
-    def fit_tree(self, graph: Graph) -> Trial:
-        """A tree at ranks that are chosen."""
-
-
-def fitted(objective: Fits, proposal: Proposal, seed: int) -> Trial:
+def fitted(objective: Objective, proposal: Proposal, seed: int) -> Trial:
     """One fit with its own random numbers."""
     known = f"{proposal.graph.key} {proposal.steps} {proposal.starts} {proposal.free_ranks}"
     objective.rng = torch.Generator(objective.rng.device).manual_seed(seed ^ crc32(known.encode()))
@@ -75,7 +62,7 @@ class Here:
         seed: of the search.
     """
 
-    objective: Fits
+    objective: Objective
     seed: int
 
     def __call__(self, proposals: Sequence[Proposal]) -> Iterator[Trial]:
@@ -91,7 +78,7 @@ class Here:
         """Nothing to do."""
 
 
-def evaluator(objective: Fits, seed: int, workers: int | None) -> Evaluator:
+def evaluator(objective: Objective, seed: int, workers: int | None) -> Evaluator:
     """Here, or in so many processes.
 
     Raises:

@@ -89,9 +89,9 @@ class LoopSearch(Proposer):
             if not known:
                 return
             best = known[0]
-            for trial in known[:2]:
+            for trial in known[:3]:
                 if not objective.reached(best.error):
-                    (full,) = yield [Proposal(trial.graph, trial, steps=self.steps, starts=2 * self.starts)]
+                    (full,) = yield [Proposal(trial.graph, trial, steps=self.steps, starts=3 * self.starts)]
                     best = best if full is None or full.error > best.error else full
 
 
@@ -139,10 +139,12 @@ def least_ranks(shape: tuple[int, ...], ranks: dict[int, int], graphs: Array) ->
     logs = np.where(graphs, np.log(2.0), 0.0)
 
     def missing(logs: Array) -> Array:
-        return np.clip(wanted - logs @ crossing.T, 0, None)
+        lack: Array = np.clip(wanted - logs @ crossing.T, 0, None)
+        return lack
 
     def entries(logs: Array) -> Array:
-        return np.asarray(np.exp(logs @ holds.T) @ sizes)
+        found: Array = np.exp(logs @ holds.T) @ sizes
+        return found
 
     live = ~((missing(np.where(graphs, np.log(float(_LARGEST)), 0.0)) > 0).any(1))
     graphs, logs = graphs[live], logs[live]
@@ -181,7 +183,8 @@ def least_nearby(graph: Graph, ranks: dict[int, int]) -> list[Graph]:
     wanted = np.log([ranks[m] for m in masks]) - 1e-9
 
     def enough(table: Array) -> Array:
-        return np.asarray((np.log(np.maximum(table, 1)) @ crossing.T >= wanted).all(1) & (table >= 1).all(1))
+        met: Array = (np.log(np.maximum(table, 1)) @ crossing.T >= wanted).all(1) & (table >= 1).all(1)
+        return met
 
     spans = [np.arange(max(2, r - _NEAR), r + _NEAR + 1) for r in graph.ranks.values()]
     table = np.stack([axis.ravel() for axis in np.meshgrid(*spans, indexing="ij")], axis=1)

@@ -8,6 +8,7 @@ what the unfolding loses at that rank. Such a bound costs nothing, and prunes.
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import inf, sqrt
@@ -27,7 +28,7 @@ from tnkit.search.reduced import Reduced
 from tnkit.search.together import fit_together, suits
 from tnkit.solvers import CONVERGED, Control
 
-__all__ = ["DenseObjective", "Trial"]
+__all__ = ["DenseObjective", "Objective", "Trial"]
 
 _CUTS = 12  # modes up to which the spectra of all cuts are taken
 _SINGLE = 2**20  # entries above which the spectra may be taken in single precision
@@ -55,7 +56,63 @@ class Trial:
     effort: int = 0
 
 
-class DenseObjective:
+class Objective(ABC):
+    """What a search wants of a graph: a fit, an error, and a score.
+
+    Concrete ones give `fit`, and `bound` where they know one.
+
+    Args:
+        shape: of the modes of the graphs.
+        eps: the relative error that is asked, if any.
+        max_params: the size that is allowed, if any.
+        rng: random numbers.
+        control: deadline and progress.
+
+    Attributes:
+        cuts: the spectra of all cuts, where they are known.
+        norm: of what is fitted, in which the spectra are.
+    """
+
+    cuts: CutSpectra | None = None
+    norm: float = 1.0
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        *,
+        eps: float | None,
+        max_params: int | None,
+        rng: torch.Generator,
+        control: Control,
+    ) -> None:
+        self.shape, self.eps, self.max_params = tuple(shape), eps, max_params
+        self.rng, self.control = rng, control
+
+    def bound(self, graph: Graph) -> float:
+        """An error below which no fit of this graph can come."""
+        return 0.0
+
+    @abstractmethod
+    def fit(self, graph: Graph, start: Trial | None = None, *, steps: int = 100, starts: int = 1) -> Trial:
+        """The graph at its ranks."""
+
+    def fit_tree(self, graph: Graph) -> Trial:
+        """A tree at ranks that are chosen; here at those of the graph."""
+        return self.fit(graph)
+
+    def reached(self, error: float) -> bool:
+        """Whether an error is as small as asked; never without an eps."""
+        return self.eps is not None and error <= self.eps * (1 + 1e-9)
+
+    def score(self, trial: Trial) -> tuple[float, float]:
+        """To be least: the size where eps is asked and reached, else the error."""
+        if self.eps is None:
+            fits = self.max_params is None or trial.graph.n_params <= self.max_params
+            return (trial.error if fits else inf, trial.graph.n_params)
+        return (trial.graph.n_params if self.reached(trial.error) else inf, trial.error)
+
+
+class DenseObjective(Objective):
     """Fits graphs to a dense array.
 
     Args:
@@ -81,9 +138,8 @@ class DenseObjective:
         warm: bool = True,
         bounds: bool = True,
     ) -> None:
-        self.x, self.norm, self.eps, self.max_params = x, norm, eps, max_params
-        self.rng, self.control, self.warm = rng, control, warm
-        self.shape = tuple(x.shape)
+        super().__init__(x.shape, eps=eps, max_params=max_params, rng=rng, control=control)
+        self.x, self.norm, self.warm = x, norm, warm
         # bounds are to be trusted, so small arrays are not taken in single precision
         most = inf if x.numel() > _SINGLE else 9e-5 * norm**2
         allowed2 = None if eps is None else min((eps * norm) ** 2, most)
@@ -152,17 +208,6 @@ class DenseObjective:
         found = graph.with_ranks_of(sizes)
         tensors = squeezed(graph, found, fit.tensors)
         return Trial(found, tensors, error, time.perf_counter() - begun)
-
-    def reached(self, error: float) -> bool:
-        """Whether an error is as small as asked; never without an eps."""
-        return self.eps is not None and error <= self.eps * (1 + 1e-9)
-
-    def score(self, trial: Trial) -> tuple[float, float]:
-        """To be least: the size where eps is asked and reached, else the error."""
-        if self.eps is None:
-            fits = self.max_params is None or trial.graph.n_params <= self.max_params
-            return (trial.error if fits else inf, trial.graph.n_params)
-        return (trial.graph.n_params if self.reached(trial.error) else inf, trial.error)
 
 
 def squeezed(old: Graph, new: Graph, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:

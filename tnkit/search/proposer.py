@@ -15,7 +15,7 @@ import torch
 
 from tnkit.registry import Registry
 from tnkit.search.graph import Graph
-from tnkit.search.objective import DenseObjective, Trial
+from tnkit.search.objective import Objective, Trial
 
 __all__ = ["STRATEGIES", "Conversation", "Proposal", "Proposer", "Setting"]
 
@@ -53,7 +53,7 @@ class Setting:
         bounds: where a proposer puts (what, lower bound of the size) that it has proved.
     """
 
-    objective: DenseObjective
+    objective: Objective
     rng: torch.Generator
     bounds: dict[str, int]
 

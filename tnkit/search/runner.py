@@ -7,7 +7,7 @@ is resumed asks the same questions again, and what the file knows is answered fr
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from math import inf
 from pathlib import Path
@@ -25,7 +25,7 @@ from tnkit.search.archive import read_trials, write_trials
 from tnkit.search.evaluate import CHUNK, Evaluator, evaluator
 from tnkit.search.front import Candidate, SearchResult, pareto_front
 from tnkit.search.graph import Graph
-from tnkit.search.objective import DenseObjective, Trial, replaced
+from tnkit.search.objective import DenseObjective, Objective, Trial, replaced
 from tnkit.search.proposer import Conversation, Proposal, Proposer, Setting
 from tnkit.solvers import (
     CONVERGED,
@@ -40,7 +40,7 @@ from tnkit.solvers import (
 )
 from tnkit.tensorize import Tensorization
 
-__all__ = ["Limits", "run_search"]
+__all__ = ["Limits", "Run", "converse", "run_search", "worth"]
 
 _SAVE_EVERY_S = 10.0
 
@@ -65,10 +65,10 @@ class Limits:
 
 
 @dataclass(slots=True)
-class _Run:
+class Run:
     """The state of a search; it changes."""
 
-    objective: DenseObjective
+    objective: Objective
     proposer: Proposer
     limits: Limits
     known: dict[str, Trial] = field(default_factory=dict)
@@ -207,7 +207,7 @@ def run_search(
         warm=limits.warm,
     )
     path = None if save is None else Path(save)
-    state = _Run(objective, proposer, limits, path=path, saved_at=time.monotonic())
+    state = Run(objective, proposer, limits, path=path, saved_at=time.monotonic())
     if path is not None and path.exists():
         state.known = read_trials(path, objective.shape, x.dtype, x.device, _question(limits))
         state.order = list({id(t): t for t in state.known.values()}.values())
@@ -215,7 +215,7 @@ def run_search(
     bounds: dict[str, int] = {}
     seed = int(torch.randint(2**31, (), generator=rng, device=rng.device))
     with evaluator(objective, seed, workers) as fits:
-        status = _converse(state, proposer.propose(Setting(objective, rng, bounds)), fits, control, begun)
+        status = converse(state, proposer.propose(Setting(objective, rng, bounds)), fits, control, begun)
     state.save(force=True)
     if not state.order:
         raise BudgetError(f"{proposer.name} tried nothing that fits ({asked}). Allow more parameters or time.")
@@ -242,7 +242,7 @@ def run_search(
             asked,
         )
 
-    tried = tuple(Candidate(str(t.graph), report(t)) for t in _worth(state.order))
+    tried = tuple(Candidate(str(t.graph), report(t)) for t in worth(state.order))
     best = min(tried, key=lambda c: _score(c.fit, limits))
     label = f"{best.label}, of {state.evaluations} fits ({state.pruned} left out by bounds, {state.cached} known)"
     best = Candidate(best.label, replace(best.fit, why=f"{best.fit.why}; {label}", elapsed_s=time.monotonic() - begun))
@@ -281,7 +281,7 @@ def _require_same(path: Path, objective: DenseObjective, trials: list[Trial]) ->
             )
 
 
-def _worth(trials: list[Trial]) -> list[Trial]:
+def worth(trials: list[Trial]) -> list[Trial]:
     """The trials that no other one beats in both size and error."""
     front: list[Trial] = []
     for t in sorted(trials, key=lambda t: (t.graph.n_params, t.error)):
@@ -290,8 +290,15 @@ def _worth(trials: list[Trial]) -> list[Trial]:
     return front
 
 
-def _converse(state: _Run, talk: Conversation, fits: Evaluator, control: Control, begun: float) -> Status:
-    """Ask, fit, tell; why it ended."""
+def converse(
+    state: Run,
+    talk: Conversation,
+    fits: Evaluator,
+    control: Control,
+    begun: float,
+    heard: Callable[[object], None] | None = None,
+) -> Status:
+    """Ask, fit, tell; why it ended. After each fit the memory is saved and whoever listens hears."""
     answers: list[Trial | None] | None = None
     try:
         while True:
@@ -303,6 +310,8 @@ def _converse(state: _Run, talk: Conversation, fits: Evaluator, control: Control
             for told in state.answers(asks, fits):
                 answers = told
                 state.save()
+                if heard is not None:
+                    heard(told)
                 best = state.best
                 if control.progress is not None and best is not None:
                     control.progress(StepInfo(max(state.evaluations, 1), best.error, time.monotonic() - begun))

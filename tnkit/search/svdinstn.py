@@ -6,7 +6,8 @@ Each bond holds a diagonal matrix S_tl. The fit minimises
 
 by proximal sweeps: each node in closed form, each diagonal by some ADMM steps with soft thresholds. Entries of S that
 become zero take their slices with them, so the ranks fall during the fit. γ sets how strong the pull is, and so the
-error: here γ is lowered step by step until eps is reached, each fit from the start. What is left is polished by least squares.
+error: here γ is lowered step by step until eps is reached, each fit from the start. What is left is polished by least
+squares.
 
 Reference: Zheng, Zhao, Zeng, Li, Jiang, Zhao, CVPR 2024, arXiv 2305.14912.
 
@@ -31,7 +32,7 @@ from tnkit.linalg.lstsq import solve_gram
 from tnkit.search.full_network import FullNetwork
 from tnkit.search.graph import Bond, Graph
 from tnkit.search.greedy import lowered
-from tnkit.search.objective import Trial
+from tnkit.search.objective import DenseObjective, Trial
 from tnkit.search.proposer import STRATEGIES, Conversation, Proposal, Proposer, Setting
 
 __all__ = ["SVDinsTN", "first_ranks"]
@@ -70,9 +71,11 @@ class SVDinsTN(Proposer):
     def propose(self, setting: Setting) -> Conversation:
         """See `Proposer.propose`."""
         objective = setting.objective
+        if not isinstance(objective, DenseObjective):
+            return
         tried: set[str] = set()
         for gamma in self.gammas:
-            graph, tensors, error = self.fit(setting, gamma)
+            graph, tensors, error = self.fit(objective, setting.rng, gamma)
             if objective.control.out_of_time:
                 return
             if graph.key in tried:
@@ -89,13 +92,14 @@ class SVDinsTN(Proposer):
         (trial,) = yield [Proposal(start.graph, start, steps=self.steps, starts=3)]
         return trial
 
-    def fit(self, setting: Setting, gamma: float) -> tuple[Graph, tuple[Tensor, ...], float]:
+    def fit(
+        self, objective: DenseObjective, rng: torch.Generator, gamma: float
+    ) -> tuple[Graph, tuple[Tensor, ...], float]:
         """The regularised fit (algorithm 1 of the paper)."""
-        norm = float(setting.objective.x.norm())
-        scale = setting.objective.x.numel() ** 0.5 / norm
-        x = setting.objective.x * scale  # entries of about 1, as in the paper's data: mu is meant for those
+        scale = objective.x.numel() ** 0.5 / float(objective.x.norm())
+        x = objective.x * scale  # entries of about 1, as in the paper's data: mu is meant for those
         spectra = first_ranks(x, gamma, self.max_rank)
-        net = FullNetwork.random(x, {bond: len(s) for bond, s in spectra.items()}, setting.rng)
+        net = FullNetwork.random(x, {bond: len(s) for bond, s in spectra.items()}, rng)
         for bond, s in spectra.items():
             net.diagonals[bond] = (s / s.max()).to(x.dtype)
         before = net.dense()
@@ -108,7 +112,7 @@ class SVDinsTN(Proposer):
             for bond in list(net.diagonals):
                 self.shrink(net, bond, gamma)
             now = net.dense()
-            if float((now - before).norm()) < self.tol * float(before.norm()) or setting.objective.control.out_of_time:
+            if float((now - before).norm()) < self.tol * float(before.norm()) or objective.control.out_of_time:
                 break
             before = now
         graph, tensors = net.graph()

@@ -18,7 +18,7 @@ import numpy as np
 
 from tnkit.linalg import choose_ranks
 from tnkit.search.graph import Graph
-from tnkit.search.objective import DenseObjective
+from tnkit.search.objective import Objective
 from tnkit.search.proposer import STRATEGIES, Conversation, Proposal, Proposer, Setting
 from tnkit.search.tree_bounds import MOST_MODES, cheapest_trees
 
@@ -57,7 +57,7 @@ class TreeSearch(Proposer):
             if trial is not None and (best is None or objective.score(trial) < objective.score(best)):
                 best = trial
 
-    def trees(self, objective: DenseObjective, bounds: dict[str, int]) -> list[tuple[float, Graph]]:
+    def trees(self, objective: Objective, bounds: dict[str, int]) -> list[tuple[float, Graph]]:
         """(estimate, tree), the best first; with an eps, puts the bound of all trees where bounds go."""
         cuts = objective.cuts
         assert cuts is not None
@@ -73,7 +73,7 @@ class TreeSearch(Proposer):
         unique = {graph.with_flat_ranks().key: graph for _, graph in cheap}
         return sorted(((self.estimate(g, objective), g) for g in unique.values()), key=lambda pair: pair[0])
 
-    def estimate(self, graph: Graph, objective: DenseObjective) -> float:
+    def estimate(self, graph: Graph, objective: Objective) -> float:
         """Entries at ranks that are chosen together, or the loss where a size is asked."""
         cuts, bonds = objective.cuts, list(graph.ranks)
         assert cuts is not None
