@@ -54,6 +54,7 @@ class CompletionFit:
         train_error: relative error on all observed entries.
         status: how it ended.
         history: the steps; their error is that of the held-out entries where some are held out.
+        layout: of the tensors, where the method has chosen the network itself.
     """
 
     tensors: tuple[Tensor, ...] | None
@@ -62,6 +63,7 @@ class CompletionFit:
     train_error: float
     status: Status
     history: tuple[StepInfo, ...] = ()
+    layout: Layout | None = None
 
 
 class CompletionMethod(ABC):

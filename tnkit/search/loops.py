@@ -81,7 +81,7 @@ class LoopSearch(Proposer):
     def grow(self, setting: Setting, trial: Trial) -> Conversation:
         """Larger ranks, one at a time, until eps is reached."""
         objective = setting.objective
-        best = trial
+        best, tries = trial, 5
         while not objective.reached(best.error):
             options = [best.graph.with_rank(b, r + 1) for b, r in best.graph.ranks.items()]
             trials = yield [Proposal(g, best, steps=self.steps // 3, starts=self.starts) for g in options]
@@ -89,10 +89,11 @@ class LoopSearch(Proposer):
             if not known:
                 return
             best = known[0]
-            for trial in known[:3]:
+            for trial in known[:tries]:
                 if not objective.reached(best.error):
                     (full,) = yield [Proposal(trial.graph, trial, steps=self.steps, starts=3 * self.starts)]
                     best = best if full is None or full.error > best.error else full
+            tries = 2
 
 
 def unicyclic(d: int) -> Array:

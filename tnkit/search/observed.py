@@ -61,7 +61,7 @@ class ObservedObjective(Objective):
         held = split(observations, holdout, rng)
         if held is None:
             held = torch.zeros(observations.n, dtype=torch.bool, device=observations.values.device)
-        known = observations.take(~held)
+        self.most = known = observations.take(~held)
         if sample is not None and known.n > sample:
             order = torch.randperm(known.n, generator=rng, device=rng.device)[:sample].to(held.device)
             picks = torch.zeros(known.n, dtype=torch.bool, device=held.device)
@@ -87,6 +87,13 @@ class ObservedObjective(Objective):
         tensors = None if start is None else moved(start, graph, self.rng)
         best, error = self.descend(graph, tensors, self.known, self.held, steps)
         return Trial(graph, best, error, time.perf_counter() - begun, effort=steps * starts)
+
+    def with_all_entries(self, trial: Trial, steps: int = 40) -> Trial:
+        """A trial fitted to all that is not held out, where the fits see a part of it only; the better one."""
+        if self.most.n == self.known.n or self.control.out_of_time:
+            return trial
+        tensors, error = self.descend(trial.graph, trial.tensors, self.most, self.held, steps, trial.error**2)
+        return trial if error > trial.error else replace(trial, tensors=tensors, error=error)
 
     def refit(self, trial: Trial, steps: int = 30) -> tuple[tuple[Tensor, ...], float]:
         """A trial fitted to all entries, and its relative error on them."""
