@@ -53,7 +53,8 @@ def run_objective(
     proposer: Proposer,
     *,
     max_evaluations: int | None = None,
-    heard: Callable[[Trial], None] | None = None,
+    heard: Callable[[Trial], bool | None] | None = None,
+    prune: bool = True,
 ) -> ObjectiveResult:
     """Let a proposer search with an objective, in this process.
 
@@ -61,20 +62,20 @@ def run_objective(
         objective: fits graphs; its control has the deadline, its rng the random numbers.
         proposer: what is tried.
         max_evaluations: fits at the most.
-        heard: called with the best trial after each fit.
+        heard: called with the best trial after each fit; if it gives True, that is enough.
+        prune: whether graphs that are no smaller than the best are left out.
 
     Raises:
         BudgetError: the proposer tried nothing that is allowed.
     """
     begun = time.monotonic()
-    limits = Limits(objective.eps, objective.max_params, max_evaluations)
+    limits = Limits(objective.eps, objective.max_params, max_evaluations, prune=prune)
     state = Run(objective, proposer, limits)
     seed = int(torch.randint(2**31, (), generator=objective.rng, device=objective.rng.device))
     rng = torch.Generator(objective.rng.device).manual_seed(seed)
 
-    def told(_: object) -> None:
-        if heard is not None and state.best is not None:
-            heard(state.best)
+    def told() -> bool:
+        return heard is not None and state.best is not None and heard(state.best) is True
 
     talk = proposer.propose(Setting(objective, rng, {}))
     status = converse(state, talk, Here(objective, seed), objective.control, begun, told)

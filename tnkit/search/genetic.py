@@ -106,7 +106,7 @@ class TNGA(Proposer):
         """Of two parents, the fitter ones more often."""
         rng, count = setting.rng, len(alive)
         odds = 1.0 / torch.arange(1, count + 1, dtype=torch.float64, device=rng.device)
-        a, b = torch.multinomial(odds, 2, generator=rng).tolist()
+        a, b = torch.multinomial(odds, 2, replacement=count < 2, generator=rng).tolist()
         swapped = torch.rand(len(setting.shape), generator=rng, device=rng.device) < 0.5
         ranks = [
             alive[b].graph.rank(bond) if swapped[bond[0]] and swapped[bond[1]] else alive[a].graph.rank(bond)

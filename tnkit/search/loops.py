@@ -51,7 +51,7 @@ class LoopSearch(Proposer):
         steps: sweeps of a fit to the end; the race takes a sixth of them.
     """
 
-    width: int = 24
+    width: int = 16
     finalists: int = 5
     starts: int = 6
     steps: int = 150
@@ -67,10 +67,10 @@ class LoopSearch(Proposer):
         if max(ranks.values()) > _LARGEST:
             return
         first = sorted(least_ranks(setting.shape, ranks, unicyclic(d)), key=lambda g: g.n_params)
-        nearby = [g for graph in first[: 2 * self.width] for g in least_nearby(graph, ranks)]
+        nearby = [g for graph in first[: 3 * self.width] for g in least_nearby(graph, ranks)]
         pool = sorted({g.key: g for g in nearby}.values(), key=lambda g: g.n_params)[: self.width]
-        trials = yield [Proposal(g, steps=self.steps // 8, starts=self.starts // 2) for g in pool]
-        alive = sorted([t for t in trials if t is not None], key=lambda t: t.error)[: self.width // 3]
+        trials = yield [Proposal(g, steps=self.steps // 7, starts=self.starts) for g in pool]
+        alive = sorted([t for t in trials if t is not None], key=lambda t: t.error)[: self.width // 2]
         trials = yield [Proposal(t.graph, t, steps=self.steps // 3, starts=self.starts) for t in alive]
         alive = sorted([t for t in trials if t is not None], key=lambda t: t.error)
         if any(objective.reached(t.error) for t in alive):

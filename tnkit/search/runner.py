@@ -296,9 +296,9 @@ def converse(
     fits: Evaluator,
     control: Control,
     begun: float,
-    heard: Callable[[object], None] | None = None,
+    heard: Callable[[], bool] | None = None,
 ) -> Status:
-    """Ask, fit, tell; why it ended. After each fit the memory is saved and whoever listens hears."""
+    """Ask, fit, tell; why it ended. After each fit memory is saved, and whoever listens may say that it is enough."""
     answers: list[Trial | None] | None = None
     try:
         while True:
@@ -310,8 +310,8 @@ def converse(
             for told in state.answers(asks, fits):
                 answers = told
                 state.save()
-                if heard is not None:
-                    heard(told)
+                if heard is not None and heard():
+                    return REACHED
                 best = state.best
                 if control.progress is not None and best is not None:
                     control.progress(StepInfo(max(state.evaluations, 1), best.error, time.monotonic() - begun))

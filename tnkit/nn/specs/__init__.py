@@ -5,6 +5,7 @@ from tnkit.nn.specs.channel_svd import ChannelSVD
 from tnkit.nn.specs.cp import CPLayer
 from tnkit.nn.specs.low_rank import LowRankLayer
 from tnkit.nn.specs.network import NetworkLayer
+from tnkit.nn.specs.searched import SearchedLayer
 from tnkit.nn.specs.sparse import SparseLayer
 from tnkit.nn.specs.spatial_svd import SpatialSVD
 from tnkit.nn.specs.tucker2 import Tucker2
@@ -21,6 +22,7 @@ __all__ = [
     "LowRankLayer",
     "NetworkLayer",
     "RankGrid",
+    "SearchedLayer",
     "SparseLayer",
     "SpatialSVD",
     "Tucker2",
