@@ -73,15 +73,14 @@ class LoopSearch(Proposer):
         alive = sorted([t for t in trials if t is not None], key=lambda t: t.error)[: self.width // 2]
         trials = yield [Proposal(t.graph, t, steps=self.steps // 3, starts=self.starts) for t in alive]
         alive = sorted([t for t in trials if t is not None], key=lambda t: t.error)
-        if any(objective.reached(t.error) for t in alive):
-            return
-        for trial in alive[: self.finalists]:
+        for trial in [t for t in alive if not objective.reached(t.error)][: self.finalists]:
             yield from self.grow(setting, trial)
 
     def grow(self, setting: Setting, trial: Trial) -> Conversation:
         """Larger ranks, one at a time, until eps is reached."""
         objective = setting.objective
-        best, tries = trial, 5
+        (full,) = yield [Proposal(trial.graph, trial, steps=self.steps, starts=3 * self.starts)]
+        best, tries = trial if full is None else full, 5
         while not objective.reached(best.error):
             options = [best.graph.with_rank(b, r + 1) for b, r in best.graph.ranks.items()]
             trials = yield [Proposal(g, best, steps=self.steps // 3, starts=self.starts) for g in options]
