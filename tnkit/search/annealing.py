@@ -44,7 +44,7 @@ class Annealing(Proposer):
     moves: int = 300
     hot: float = 0.5
     cold: float = 0.01
-    weight: float = 1.0
+    weight: float = 3.0
     steps: int = 30
     name: ClassVar[str] = "annealing"
     summary: ClassVar[str] = "simulated annealing over ranks and bonds, a baseline"

@@ -56,6 +56,7 @@ class GreedyTN(Proposer):
         while best is not None and not objective.reached(best.error) and raises < self.max_raises:
             bonds: list[Bond] = list(combinations(range(len(best.graph.nodes)), 2))
             options = [best.graph.with_rank(bond, best.graph.rank(bond) + 1) for bond in bonds]
+            options = [option for option, bond in zip(options, bonds, strict=True) if _usable(option, bond)]
             if self.prune:
                 options = _useful(options, setting)
             trials = yield [Proposal(option, best, steps=self.trial_steps) for option in options]
@@ -116,6 +117,11 @@ def _gain(before: Trial, after: Trial) -> float:
     if grown <= 0 or after.error <= 0:
         return -inf
     return log(after.error / before.error) / grown
+
+
+def _usable(graph: Graph, bond: Bond) -> bool:
+    """Whether a bond's rank is not above what the rest of either of its nodes is."""
+    return all(graph.rank(bond) ** 2 <= graph.size(node) for node in bond if graph.nodes[node])
 
 
 def _useful(options: list[Graph], setting: Setting) -> list[Graph]:

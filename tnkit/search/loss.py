@@ -21,6 +21,8 @@ from tnkit.solvers import Control
 
 __all__ = ["LossObjective"]
 
+_EACH = 5  # iterations for what is a sweep elsewhere
+
 
 class LossObjective(Objective):
     """Fits graphs by L-BFGS on a loss.
@@ -77,7 +79,7 @@ class LossObjective(Objective):
         Args:
             graph: the structure.
             start: a trial over the same nodes.
-            steps: iterations of each start.
+            steps: of each start; each is five iterations.
             starts: how many; all but the first are random.
         """
         begun = time.perf_counter()
@@ -98,7 +100,9 @@ class LossObjective(Objective):
     def descend(self, graph: Graph, start: tuple[Tensor, ...], steps: int) -> tuple[tuple[Tensor, ...], float]:
         """L-BFGS; the best point, and its loss."""
         tensors = [t.detach().clone().requires_grad_() for t in start]
-        optimizer = torch.optim.LBFGS(tensors, max_iter=steps, line_search_fn="strong_wolfe", tolerance_change=1e-14)
+        optimizer = torch.optim.LBFGS(
+            tensors, max_iter=_EACH * steps, line_search_fn="strong_wolfe", tolerance_grad=1e-14, tolerance_change=1e-16
+        )
         best, least = start, float("inf")
 
         def step() -> Tensor:
