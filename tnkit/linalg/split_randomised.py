@@ -33,7 +33,14 @@ from tnkit.linalg.tsqr import triangle
 from tnkit.registry import SPLIT_DRIVERS
 from tnkit.rng import normal
 
-__all__ = ["SketchedRange", "oversampling", "randomised_split", "sketched_range", "try_randomised"]
+__all__ = [
+    "SketchedRange",
+    "oversampling",
+    "randomised_split",
+    "sketch_suffices",
+    "sketched_range",
+    "try_randomised",
+]
 
 _SMALL = 384  # sides up to this are solved by eigenvalues, larger ones by subspace iteration
 _BUCKETS = 128  # buckets of the sketch for each unit of rank: it alone then costs about 1/256 of the error
@@ -211,6 +218,11 @@ class SketchedRange:
         return gain <= max(_GAIN * lost2, 4 * residual_noise2(a.dtype, float(s2.sum())))
 
 
+def sketch_suffices(long: float, short: int, rank: int) -> bool:
+    """Whether a sketch of a matrix with these sides can show the leading directions on its short side."""
+    return long >= 12 * short and rank + oversampling(rank) <= 0.5 * short
+
+
 def sketched_range(a: Tensor, rank: int, norm2: float, gen: torch.Generator) -> SketchedRange | None:
     """The range of a wide matrix from one read; None where a sketch would be too small to show it.
 
@@ -227,9 +239,9 @@ def sketched_range(a: Tensor, rank: int, norm2: float, gen: torch.Generator) -> 
         True
     """
     m, n = a.shape
-    columns = min(m, rank + oversampling(rank))
-    if n < 12 * m or columns > 0.5 * m:
+    if not sketch_suffices(n, m, rank):
         return None
+    columns = min(m, rank + oversampling(rank))
     sketch = _Finder(a, Cut(rank, None, norm2, gen), columns).sketch
     if sketch is None:
         return None
