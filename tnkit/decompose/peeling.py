@@ -105,13 +105,13 @@ def _cost(entries: float, columns: int, rank: int) -> float:
     costs = [(_GRAM + min(_PER_COLUMN * columns, 150 + columns) + _PRODUCT + _PER_ROW * rank) * entries]
     costs[0] += 30.0 * columns**3
     buckets = min(128.0 * rank, rows / 6)
-    found = columns * buckets * (2.0 * columns if columns <= 384 else 16.0 * wide) + _LAUNCH
+    poor = buckets < 64 * rank
+    found = columns * buckets * (2.0 * columns if columns <= 384 else (6.0 if poor else 14.0) * wide) + _LAUNCH
     if sketch_suffices(rows, columns, rank):  # one projection, straight on the basis that the sketch shows
         costs.append((_READ + _PRODUCT + _PER_ROW * rank + _CHECK) * entries + found)
     if columns >= 48 and wide <= 0.7 * columns:  # a wider one is cut down; a poor sketch takes a power step
-        steps = 0 if buckets >= 64 * rank else 1
-        passes = (1 + 2 * steps) * (_PRODUCT + _PER_ROW * wide) + 2.0 * wide**2 / columns
-        costs.append(1.35 * ((_READ + passes + (1 + steps) * _CHECK) * entries + found))
+        passes = (3 if poor else 1) * (_PRODUCT + _PER_ROW * wide) + 2.0 * wide**2 / columns
+        costs.append(1.35 * ((_READ + passes + _CHECK) * entries + found))
     return min(costs) + _left(_LATER, _FRESH, entries * rank / columns)
 
 

@@ -99,8 +99,8 @@ def _wide(a: Tensor, cut: Cut, limit: int) -> Split | None:
         more = finder.more(state, grown - state.q.shape[1])
         rows = project(more, a)
         state = _measure(a, torch.cat([state.q, more], dim=1), torch.cat([state.b, rows]), cut)
-    for _ in range(_POWER_STEPS):
-        if not _gains(a, state, cut):
+    for number in range(_POWER_STEPS):
+        if not (number == 0 and finder.poor) and not _gains(a, state, cut):
             break
         before = state
         _rotate_(state.b, state.u / state.s2.clamp_min(state.s2[0] * 1e-30 + 1e-300).sqrt())
@@ -283,6 +283,8 @@ class _Finder:
         if width >= least:
             self.sketch = count_sketch(a, width, cut.gen)
         self.vectors: Tensor | None = None
+        #: so few buckets that a power step will be worth while
+        self.poor = self.sketch is not None and cut.tail2 is None and width < 64 * cut.max_rank
 
     def columns(self, limit: int) -> int | None:
         """With how many columns to start; None if the sketch says that it would be more than `limit`."""
@@ -306,7 +308,7 @@ class _Finder:
             return orthonormal(apply_rows(self.a, self.gaussian(k, self.a.shape[1])))
         if self.vectors is not None:
             return self.vectors[:, :k].to(self.a.dtype)
-        return _leading(self.sketch, k, self.cut)
+        return _leading(self.sketch, k, self.cut, rounds=1 if self.poor else 3)
 
     def more(self, state: _State, k: int) -> Tensor:
         """Further directions (m, k), orthogonal to the basis."""
@@ -330,7 +332,7 @@ def _eigen(y: Tensor) -> tuple[Tensor, Tensor]:
     return gram_eigen(y, 0.0, precise=True)[:2]
 
 
-def _leading(y: Tensor, k: int, cut: Cut) -> Tensor:
+def _leading(y: Tensor, k: int, cut: Cut, rounds: int = 3) -> Tensor:
     """The leading left singular subspace (m, k) of a sketch y (m, l)."""
     m = y.shape[0]
     if m <= _SMALL and (6 * k > m or m <= 96):
@@ -342,7 +344,7 @@ def _leading(y: Tensor, k: int, cut: Cut) -> Tensor:
             q = orthonormal(g @ (g @ q))
         return q.to(y.dtype)
     q = orthonormal(apply_rows(y, normal((k, y.shape[1]), y, cut.gen)))
-    for _ in range(3):
+    for _ in range(rounds):
         rows = orthonormal(project(q, y).mH).mH
         q = orthonormal(apply_rows(y, rows))
     return q
