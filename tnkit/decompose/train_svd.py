@@ -96,7 +96,7 @@ def train_by_ranks(x: Tensor, ranks: Sequence[int], norm2: float, gen: torch.Gen
     keep = x.ndim - block.count
     a = block.matrix(x)
     rank = min(cuts[keep - 1], *a.shape)
-    quick = None if x.requires_grad else _from_sketch(x, block, rank, cuts[keep:], norm2, gen)
+    quick = _from_sketch(x, block, rank, cuts[keep:], norm2, gen) if inner else None
     if quick is not None:
         cores, rest, lost, certain = quick
     else:

@@ -88,6 +88,10 @@ def _wide(a: Tensor, cut: Cut, limit: int) -> Split | None:
     if cut.tail2 is None and most > limit:
         return None
     finder = _Finder(a, cut, most if most <= limit and (cut.tail2 is None or most <= 40) else None)
+    shows = cut.tail2 is None and not finder.poor and sketch_suffices(a.shape[1], a.shape[0], cut.max_rank)
+    straight = _straight(a, _seen(finder.sketch, cut), cut) if shows and finder.sketch is not None else None
+    if straight is not None:
+        return straight
     columns = finder.columns(limit)
     if columns is None or columns >= a.shape[0]:
         return None
@@ -214,7 +218,11 @@ class SketchedRange:
             gen: random numbers.
         """
         s2, u = torch.linalg.eigh(cross(b))
-        gain = _gain(a, self.q, (u / _safe_root(s2.flip(0).clamp_min(0)).flip(0)), b, gen)
+        return self.is_enough(a, b, s2.flip(0).clamp_min(0), u.flip(1), lost2, gen)
+
+    def is_enough(self, a: Tensor, b: Tensor, s2: Tensor, u: Tensor, lost2: float, gen: torch.Generator) -> bool:
+        """The same where the eigenvalues (descending) and eigenvectors of b bᴴ are known."""
+        gain = _gain(a, self.q, u / _safe_root(s2), b, gen)
         return gain <= max(_GAIN * lost2, 4 * residual_noise2(a.dtype, float(s2.sum())))
 
 
@@ -241,14 +249,34 @@ def sketched_range(a: Tensor, rank: int, norm2: float, gen: torch.Generator) -> 
     m, n = a.shape
     if not sketch_suffices(n, m, rank):
         return None
-    columns = min(m, rank + oversampling(rank))
-    sketch = _Finder(a, Cut(rank, None, norm2, gen), columns).sketch
-    if sketch is None:
-        return None
-    q = _leading(sketch, columns, Cut(rank, None, norm2, gen))
+    cut = Cut(rank, None, norm2, gen)
+    sketch = _Finder(a, cut, min(m, rank + oversampling(rank))).sketch
+    return None if sketch is None else _seen(sketch, cut)
+
+
+def _seen(sketch: Tensor, cut: Cut) -> SketchedRange:
+    """What a sketch shows of the leading directions."""
+    rank = cut.max_rank
+    q = _leading(sketch, min(sketch.shape[0], rank + oversampling(rank)), cut)
     s2, u = torch.linalg.eigh(cross(project(q, sketch)))
     leading = u.flip(1)[:, :rank] * s2.flip(0)[:rank].clamp_min(0).sqrt()
     return SketchedRange(q, q @ leading.to(q.dtype))
+
+
+def _straight(a: Tensor, seen: SketchedRange, cut: Cut) -> Split | None:
+    """The split on the directions that a sketch shows, without more of them; None where that is not good enough."""
+    basis = torch.linalg.qr(seen.weighted).Q
+    b = project(basis, a)
+    inner = cross(b)
+    lost = certify(a, basis, b, inner, cut.norm2)
+    if lost < 1000 * torch.finfo(torch.float64).eps * cut.norm2:  # the Gram of b does not resolve what is kept
+        return None
+    s2, u = torch.linalg.eigh(inner)
+    s2, u = s2.flip(0).clamp_min(0), u.flip(1)
+    if not seen.is_enough(a, b, s2, u, lost, cut.gen):
+        return None
+    certain = lost >= 64 * residual_noise2(a.dtype, cut.norm2)
+    return Split(basis, b, s2, lost, certain, "randomised")  # in the order that the sketch shows: nearly that of s2
 
 
 def _rotate_(b: Tensor, u: Tensor) -> Tensor:
