@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from tnkit.errors import DataError, FileFormatError, MissingExtraError
 from tnkit.nn.io import hollow_
 from tnkit.nn.structure import QUANT_METHOD, mark_
+from tnkit.nn.versions import VERSION, upgraded
 
 __all__ = ["LocalModel", "load_folder", "register"]
 
@@ -132,10 +133,11 @@ def register() -> None:
     auto.register_quantizer(QUANT_METHOD)(made)
 
 
-def _take_structure(config: Any, structure: dict[str, Any] | None = None, **rest: Any) -> None:
-    """What `tnkit.nn.structure.mark_` wrote, from config.json."""
-    config.quant_method = QUANT_METHOD
-    config.structure = {"layers": {}, "opened": [], "aliases": {}} if structure is None else structure
+def _take_structure(config: Any, structure: dict[str, Any] | None = None, version: int = 1, **rest: Any) -> None:
+    """What `tnkit.nn.structure.mark_` wrote, from config.json; early ones named no version."""
+    found = {"layers": {}, "opened": [], "aliases": {}} if structure is None else structure
+    config.quant_method, config.version = QUANT_METHOD, VERSION
+    config.structure = upgraded(found, version, "config.json")
 
 
 def _always(reader: Any) -> bool:

@@ -56,7 +56,7 @@ def _as_weight(fitted: Fitted, plan: Tensorization) -> Fitted:
 
 
 def with_twins(model: nn.Module, choice: Choice, module: FactoredModule[Any]) -> dict[str, nn.Module]:
-    """The module under its name, and for each layer with the same weight one that shares its factors."""
+    """The module under its name, and for each layer with the same weight one that shares its factors (not its buffers)."""
     layers: dict[str, nn.Module] = {choice.item.name: module}
     for name in choice.item.tied:
         other = model.get_submodule(name)
@@ -64,7 +64,7 @@ def with_twins(model: nn.Module, choice: Choice, module: FactoredModule[Any]) ->
         assert kind is not None
         twin = kind.empty(other, module.form, module.execution)
         for key, value in module.factors().items():
-            setattr(twin, key, value)
+            setattr(twin, key, value if isinstance(value, nn.Parameter) else value.clone())
         bias = _twin_bias(other, choice.item.layer, module)
         if bias is not None:
             twin.bias = bias
