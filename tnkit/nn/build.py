@@ -56,7 +56,7 @@ def _as_weight(fitted: Fitted, plan: Tensorization) -> Fitted:
 
 
 def with_twins(model: nn.Module, choice: Choice, module: FactoredModule[Any]) -> dict[str, nn.Module]:
-    """The module under its name, and for each layer with the same weight one that shares its factors (not its buffers)."""
+    """The module under its name, and for each layer with the same weight one that shares its parameters."""
     layers: dict[str, nn.Module] = {choice.item.name: module}
     for name in choice.item.tied:
         other = model.get_submodule(name)

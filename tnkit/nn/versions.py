@@ -1,7 +1,7 @@
 """Versions of the structure in files of compressed models: older ones are read, or refused with what to do.
 
-Version 1 is of two kinds: at first a layer's configuration was flat, and low-rank linear layers are read from that; later
-it held the form, as version 2 does.
+Version 1 is of two kinds: at first a layer's configuration was flat, and low-rank linear layers are read from that;
+later it held the form, as version 2 does.
 
 Example:
     >>> from tnkit.nn.versions import VERSION, upgraded
