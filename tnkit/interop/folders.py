@@ -10,6 +10,7 @@ Example:
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -24,7 +25,7 @@ from tnkit.nn.io import hollow_
 from tnkit.nn.structure import QUANT_METHOD, mark_
 from tnkit.nn.versions import VERSION, upgraded
 
-__all__ = ["LocalModel", "load_folder", "register"]
+__all__ = ["LocalModel", "load_folder", "register", "write_folder"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -108,6 +109,35 @@ def load_folder(folder: str | PathLike[str]) -> LocalModel:
         if bars:
             logging.enable_progress_bar()
     return LocalModel(model, tokenizer)
+
+
+def write_folder(model: nn.Module, tokenizer: Any, folder: str | PathLike[str]) -> Path:
+    """Write a model of transformers, and its tokenizer if there is one, to a new folder: whole or not at all.
+
+    Args:
+        model: with `save_pretrained`, compressed or not.
+        tokenizer: or None.
+        folder: that is not there yet; its parent is.
+
+    Returns:
+        The folder.
+
+    Raises:
+        FileFormatError: it is there already, it cannot be made, or the model is none of transformers.
+    """
+    place = Path(folder)
+    if place.exists() or not place.parent.is_dir():
+        raise FileFormatError(f"{folder}: is there already, or has no parent folder. Give the name of a new folder.")
+    save: Any = getattr(model, "save_pretrained", None)
+    if save is None:
+        raise FileFormatError(f"{folder}: a {type(model).__name__} is no model of transformers. Use tk.nn.save.")
+    with tempfile.TemporaryDirectory(dir=place.parent, prefix=f".{place.name}.") as whole:
+        made = Path(whole, "made")
+        save(made)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(made)
+        made.rename(place)
+    return place
 
 
 def register() -> None:

@@ -18,7 +18,7 @@ from tnkit.nn.surgery import n_bytes, n_params
 from tnkit.nn.timing import measure_ms
 from tnkit.tensorize import Tensorization
 
-__all__ = ["Built", "build", "layer_report", "with_twins"]
+__all__ = ["Built", "build", "dense_ms", "example_input", "forward_ms", "layer_report", "with_twins"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -131,16 +131,28 @@ def _remarks(choice: Choice, dense: bool) -> list[str]:
 
 def _layer_ms(choice: Choice, module: FactoredModule[Any]) -> tuple[float | None, float | None]:
     """Milliseconds of the layer and of the module on random input of the shape that was seen."""
-    seen, layer = choice.seen, choice.item.layer
-    if seen is None or not seen.shape:
+    if choice.seen is None or not choice.seen.shape:
         return None, None
-    device = choice.weight.device
+    x = example_input(choice.weight, choice.seen.shape, choice.seen.dtype)
+    return forward_ms(choice.item.layer, x), forward_ms(module, x)
+
+
+def dense_ms(choice: Choice) -> float | None:
+    """Milliseconds of the layer as it is on random input of the shape that was seen; None where it is not known."""
+    if choice.seen is None or not choice.seen.shape:
+        return None
+    return forward_ms(choice.item.layer, example_input(choice.weight, choice.seen.shape, choice.seen.dtype))
+
+
+def example_input(weight: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Random input of a shape for the layer with this weight; positions in its table where these are integers."""
     random = torch.Generator().manual_seed(0)
-    if seen.dtype.is_floating_point:
-        x = torch.randn(seen.shape, generator=random).to(device, seen.dtype)
-    else:
-        x = torch.randint(choice.weight.shape[0], seen.shape, generator=random).to(device, seen.dtype)
+    if dtype.is_floating_point:
+        return torch.randn(shape, generator=random).to(weight.device, dtype)
+    return torch.randint(weight.shape[0], shape, generator=random).to(weight.device, dtype)
+
+
+def forward_ms(layer: nn.Module, x: Tensor) -> float:
+    """Milliseconds of the layer's own forward, without hooks."""
     with torch.no_grad():
-        before = measure_ms(lambda: type(layer).forward(layer, x), device, runs=5, time_limit_s=0.05)
-        after = measure_ms(lambda: module.forward(x), device, runs=5, time_limit_s=0.05)
-    return before, after
+        return measure_ms(lambda: type(layer).forward(layer, x), x.device, runs=5, time_limit_s=0.05)
