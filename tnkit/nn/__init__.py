@@ -17,6 +17,7 @@ from tnkit.nn.bench import bench
 from tnkit.nn.calibrate import calibrate
 from tnkit.nn.compress import LayerResult, compress, compress_layer
 from tnkit.nn.io import load, save
+from tnkit.nn.large import compress_files
 from tnkit.nn.layers import (
     FactoredConv,
     FactoredConv1D,
@@ -76,6 +77,7 @@ __all__ = [
     "bench",
     "calibrate",
     "compress",
+    "compress_files",
     "compress_layer",
     "load",
     "materialize",
