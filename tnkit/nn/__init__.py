@@ -14,6 +14,7 @@ from tnkit.nn.allocate import Ladder, allocate, allocate_uniform
 from tnkit.nn.analysis import Analysis, LayerAnalysis
 from tnkit.nn.analyze import analyze
 from tnkit.nn.bench import bench
+from tnkit.nn.blocks import compress_blocks
 from tnkit.nn.calibrate import calibrate
 from tnkit.nn.compress import LayerResult, compress, compress_layer
 from tnkit.nn.io import load, save
@@ -77,6 +78,7 @@ __all__ = [
     "bench",
     "calibrate",
     "compress",
+    "compress_blocks",
     "compress_files",
     "compress_layer",
     "load",
