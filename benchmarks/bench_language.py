@@ -66,9 +66,7 @@ def ours(model: nn.Module, calib: list[Tensor], keep: float, given: dict[str, An
     return (small.model if felt else small), report.kept
 
 
-def measure(
-    model: nn.Module, train: Tensor, test: Tensor, keeps: list[float], n_calib: int
-) -> Iterator[Found]:
+def measure(model: nn.Module, train: Tensor, test: Tensor, keeps: list[float], n_calib: int) -> Iterator[Found]:
     """Every contender at every size."""
     pieces = list(windows(train, n_calib, torch.Generator().manual_seed(1)).split(16))
     calib = [piece[:, :-1] for piece in pieces]

@@ -117,7 +117,10 @@ def digits(seeds: int) -> Iterator[Found]:
         dense = accuracy(model, x_test, y_test)
         rng = torch.Generator().manual_seed(seed)
         calib = list(x.split(BATCH))
-        held_out, lessons = [x[: len(x) // 10]], [moved(part, rng) for _ in range(4) for part in x[len(x) // 10 :].split(BATCH)]
+        held_out, lessons = (
+            [x[: len(x) // 10]],
+            [moved(part, rng) for _ in range(4) for part in x[len(x) // 10 :].split(BATCH)],
+        )
         for smaller in SMALLER:
             start = time.perf_counter()
             small, report = tk.nn.compress(model, tk.Budget(params=1.0 / smaller), calib, measure=False)

@@ -27,6 +27,7 @@ from tnkit.nn.pivot import pivot_rows
 from tnkit.nn.recover import RecoverReport, recover
 from tnkit.nn.report import LayerReport, ModelReport
 from tnkit.nn.specs import (
+    AnyOf,
     ChannelSVD,
     CPLayer,
     LayerSpec,
@@ -42,6 +43,7 @@ from tnkit.nn.views import WeightView
 from tnkit.nn.weighted import weighted_basis, weighted_lowrank
 
 __all__ = [
+    "AnyOf",
     "Budget",
     "CPLayer",
     "ChannelSVD",

@@ -29,10 +29,11 @@ SHARES = tuple(round(1.0 - 0.05 * k, 2) for k in range(1, 20))
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Outcome:
-    """Layers to put in, a report for each choice, and the score if it was measured on the way."""
+    """Layers to put in, for each choice a report and the row of its grid (−1: dense), and the score if measured."""
 
     layers: dict[str, nn.Module]
     reports: tuple[LayerReport, ...]
+    rows: tuple[int, ...]
     score: float | None = None
 
 
@@ -129,6 +130,7 @@ class Plan:
         """Layers and reports with at most this share of the parameters; with `guard`, slower layers stay dense."""
         layers: dict[str, nn.Module] = {}
         reports: list[LayerReport] = []
+        rows: list[int] = []
         for choice, row in zip(self.choices, self.rows(share), strict=True):
             built = None if row < 0 else build(choice, row)
             report = layer_report(choice, built, timed=self.timed or guard)
@@ -141,7 +143,8 @@ class Plan:
             if built is not None:
                 layers.update(with_twins(self.model, choice, built.module))
             reports.append(report)
-        return Outcome(layers, tuple(reports))
+            rows.append(-1 if built is None else built.row)
+        return Outcome(layers, tuple(reports), tuple(rows))
 
     def rows(self, share: float | None) -> list[int]:
         """The row of each layer's grid, or −1 for dense.
@@ -300,11 +303,7 @@ class Plan:
 
     def _keeps_sizes(self, tried: Outcome) -> bool:
         """Whether layers that went back to dense leave the limits on size kept."""
-        rows = [
-            choice.grid.index(report.rank) if report.compressed else -1
-            for choice, report in zip(self.choices, tried.reports, strict=True)
-        ]
-        return all(r.used(rows) <= r.limit for r in self._resources(None))
+        return all(r.used(tried.rows) <= r.limit for r in self._resources(None))
 
     def _possible_shares(self) -> list[float]:
         least = sum(least_cost(c) for c in self.choices) / sum(self._dense())

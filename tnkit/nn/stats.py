@@ -167,6 +167,15 @@ class Metric:
         seen = torch.einsum("goi...,gij->goj...", w, gram)
         return max(float((seen * w).sum()), 0.0)
 
+    def felt(self, blocks: Tensor) -> float:
+        """‖F^½ W G^½‖²: as `energy`, with what the outputs feel."""
+        if self.outputs is None or self.frequency is not None:
+            return self.energy(blocks)
+        w = blocks.detach().to(torch.float64)
+        rows = torch.einsum("gpo,go...->gp...", self.outputs.to(w), w)
+        seen = w if self.inputs is None else torch.einsum("goi...,gij->goj...", w, self.inputs.gram.to(w))
+        return max(float((seen * rows).sum()), 0.0)
+
 
 def _gram(x: Tensor) -> Tensor:
     """XᵀX (g, n, n) of rows (g, N, n); the lower blocks of a wide one are copied from the upper ones."""
