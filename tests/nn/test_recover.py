@@ -39,6 +39,8 @@ def test_outputs_come_nearer_to_the_teacher(teacher: nn.Module, batches: list[to
     x = torch.randn(256, 24)
     assert mean_error(better, teacher, x) < mean_error(small, teacher, x)
     assert all(torch.equal(value, state[name]) for name, value in small.state_dict().items())
+    assert report.gained
+    assert str(report).startswith("recovered")
     assert "->" in str(report)
 
 
@@ -47,6 +49,8 @@ def test_training_that_harms_is_undone(teacher: nn.Module, batches: list[torch.T
     again, report = tk.nn.recover(small, teacher, batches, max_steps=5, learning_rate=1e3)
     assert report.error_after == report.error_before
     assert len(report.history) > 1
+    assert not report.gained
+    assert str(report).startswith("nothing gained")
     assert torch.equal(again(batches[0]), small(batches[0]))
 
 

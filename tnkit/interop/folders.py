@@ -10,6 +10,7 @@ Example:
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -22,8 +23,9 @@ from torch import Tensor, nn
 from tnkit.errors import DataError, FileFormatError, MissingExtraError
 from tnkit.nn.io import hollow_
 from tnkit.nn.structure import QUANT_METHOD, mark_
+from tnkit.nn.versions import VERSION, upgraded
 
-__all__ = ["LocalModel", "load_folder", "register"]
+__all__ = ["LocalModel", "load_folder", "register", "write_folder"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,6 +111,35 @@ def load_folder(folder: str | PathLike[str]) -> LocalModel:
     return LocalModel(model, tokenizer)
 
 
+def write_folder(model: nn.Module, tokenizer: Any, folder: str | PathLike[str]) -> Path:
+    """Write a model of transformers, and its tokenizer if there is one, to a new folder: whole or not at all.
+
+    Args:
+        model: with `save_pretrained`, compressed or not.
+        tokenizer: or None.
+        folder: that is not there yet; its parent is.
+
+    Returns:
+        The folder.
+
+    Raises:
+        FileFormatError: it is there already, it cannot be made, or the model is none of transformers.
+    """
+    place = Path(folder)
+    if place.exists() or not place.parent.is_dir():
+        raise FileFormatError(f"{folder}: is there already, or has no parent folder. Give the name of a new folder.")
+    save: Any = getattr(model, "save_pretrained", None)
+    if save is None:
+        raise FileFormatError(f"{folder}: a {type(model).__name__} is no model of transformers. Use tk.nn.save.")
+    with tempfile.TemporaryDirectory(dir=place.parent, prefix=f".{place.name}.") as whole:
+        made = Path(whole, "made")
+        save(made)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(made)
+        made.rename(place)
+    return place
+
+
 def register() -> None:
     """Tell transformers how a compressed model is read; without transformers, or the second time, nothing is done."""
     try:
@@ -132,10 +163,11 @@ def register() -> None:
     auto.register_quantizer(QUANT_METHOD)(made)
 
 
-def _take_structure(config: Any, structure: dict[str, Any] | None = None, **rest: Any) -> None:
-    """What `tnkit.nn.structure.mark_` wrote, from config.json."""
-    config.quant_method = QUANT_METHOD
-    config.structure = {"layers": {}, "opened": [], "aliases": {}} if structure is None else structure
+def _take_structure(config: Any, structure: dict[str, Any] | None = None, version: int = 1, **rest: Any) -> None:
+    """What `tnkit.nn.structure.mark_` wrote, from config.json; early ones named no version."""
+    found = {"layers": {}, "opened": [], "aliases": {}} if structure is None else structure
+    config.quant_method, config.version = QUANT_METHOD, VERSION
+    config.structure = upgraded(found, version, "config.json")
 
 
 def _always(reader: Any) -> bool:

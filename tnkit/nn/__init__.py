@@ -11,6 +11,9 @@ Example:
 
 from tnkit.formats import Budget
 from tnkit.nn.allocate import Ladder, allocate, allocate_uniform
+from tnkit.nn.analysis import Analysis, LayerAnalysis
+from tnkit.nn.analyze import analyze
+from tnkit.nn.bench import bench
 from tnkit.nn.calibrate import calibrate
 from tnkit.nn.compress import LayerResult, compress, compress_layer
 from tnkit.nn.io import load, save
@@ -43,6 +46,7 @@ from tnkit.nn.views import WeightView
 from tnkit.nn.weighted import weighted_basis, weighted_lowrank
 
 __all__ = [
+    "Analysis",
     "AnyOf",
     "Budget",
     "CPLayer",
@@ -55,6 +59,7 @@ __all__ = [
     "FactoredModule",
     "InputStats",
     "Ladder",
+    "LayerAnalysis",
     "LayerReport",
     "LayerResult",
     "LayerSpec",
@@ -69,6 +74,8 @@ __all__ = [
     "WeightView",
     "allocate",
     "allocate_uniform",
+    "analyze",
+    "bench",
     "calibrate",
     "compress",
     "compress_layer",

@@ -18,7 +18,7 @@ from tnkit.nn.surgery import n_bytes, n_params
 from tnkit.nn.timing import measure_ms
 from tnkit.tensorize import Tensorization
 
-__all__ = ["Built", "build", "layer_report", "with_twins"]
+__all__ = ["Built", "build", "dense_ms", "example_input", "forward_ms", "layer_report", "with_twins"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,7 +61,7 @@ def _as_weight(fitted: Fitted, plan: Tensorization) -> Fitted:
 
 
 def with_twins(model: nn.Module, choice: Choice, module: FactoredModule[Any]) -> dict[str, nn.Module]:
-    """The module under its name, and for each layer with the same weight one that shares its factors."""
+    """The module under its name, and for each layer with the same weight one that shares its parameters."""
     layers: dict[str, nn.Module] = {choice.item.name: module}
     for name in choice.item.tied:
         other = model.get_submodule(name)
@@ -69,7 +69,7 @@ def with_twins(model: nn.Module, choice: Choice, module: FactoredModule[Any]) ->
         assert kind is not None
         twin = kind.empty(other, module.form, module.execution)
         for key, value in module.factors().items():
-            setattr(twin, key, value)
+            setattr(twin, key, value if isinstance(value, nn.Parameter) else value.clone())
         bias = _twin_bias(other, choice.item.layer, module)
         if bias is not None:
             twin.bias = bias
@@ -136,16 +136,28 @@ def _remarks(choice: Choice, dense: bool) -> list[str]:
 
 def _layer_ms(choice: Choice, module: FactoredModule[Any]) -> tuple[float | None, float | None]:
     """Milliseconds of the layer and of the module on random input of the shape that was seen."""
-    seen, layer = choice.seen, choice.item.layer
-    if seen is None or not seen.shape:
+    if choice.seen is None or not choice.seen.shape:
         return None, None
-    device = choice.weight.device
+    x = example_input(choice.weight, choice.seen.shape, choice.seen.dtype)
+    return forward_ms(choice.item.layer, x), forward_ms(module, x)
+
+
+def dense_ms(choice: Choice) -> float | None:
+    """Milliseconds of the layer as it is on random input of the shape that was seen; None where it is not known."""
+    if choice.seen is None or not choice.seen.shape:
+        return None
+    return forward_ms(choice.item.layer, example_input(choice.weight, choice.seen.shape, choice.seen.dtype))
+
+
+def example_input(weight: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Random input of a shape for the layer with this weight; positions in its table where these are integers."""
     random = torch.Generator().manual_seed(0)
-    if seen.dtype.is_floating_point:
-        x = torch.randn(seen.shape, generator=random).to(device, seen.dtype)
-    else:
-        x = torch.randint(choice.weight.shape[0], seen.shape, generator=random).to(device, seen.dtype)
+    if dtype.is_floating_point:
+        return torch.randn(shape, generator=random).to(weight.device, dtype)
+    return torch.randint(weight.shape[0], shape, generator=random).to(weight.device, dtype)
+
+
+def forward_ms(layer: nn.Module, x: Tensor) -> float:
+    """Milliseconds of the layer's own forward, without hooks."""
     with torch.no_grad():
-        before = measure_ms(lambda: type(layer).forward(layer, x), device, runs=5, time_limit_s=0.05)
-        after = measure_ms(lambda: module.forward(x), device, runs=5, time_limit_s=0.05)
-    return before, after
+        return measure_ms(lambda: type(layer).forward(layer, x), x.device, runs=5, time_limit_s=0.05)

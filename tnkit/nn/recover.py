@@ -46,11 +46,24 @@ class RecoverReport:
     steps: int
     elapsed_s: float
 
+    @property
+    def gained(self) -> bool:
+        """Whether a trained state is kept; otherwise the model is as it was."""
+        return self.error_after < self.error_before
+
     def __str__(self) -> str:
         """In one line."""
+        spent = f"{self.steps} steps, {self.elapsed_s:.0f} s"
+        if not self.gained:
+            return (
+                f"nothing gained in {spent}: no state was better on the held-out batches than the one before "
+                f"(output error {self.error_before:.4g}), which is kept. Try more steps or batches, or another "
+                "learning_rate."
+            )
+        share = 1.0 - self.error_after / self.error_before
         return (
             f"recovered: held-out output error {self.error_before:.4g} -> {self.error_after:.4g} "
-            f"after {self.steps} steps, {self.elapsed_s:.0f} s"
+            f"({share:.1%} less) in {spent}"
         )
 
 

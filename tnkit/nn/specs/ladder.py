@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tnkit.api import decompose
-from tnkit.decompose import RingALS
+from tnkit.decompose import RingSVD
 from tnkit.formats import FormatSpec, Layout, Network, Tensorized, resolve_ranks
 from tnkit.formats.ranks import ranks_within
 from tnkit.network import Topology
@@ -26,8 +26,8 @@ __all__ = ["LadderSpec", "Structure"]
 
 #: Rungs of a ladder of ranks, where fits are closed forms and where they iterate.
 RUNGS, FEW_RUNGS = 12, 6
-#: Entries above which a ring starts at random.
-LARGE = 2**18
+#: Multiplications above which a sweep over a ring would outlast any time limit: it is then not begun.
+SWEEP = 10**10
 DIRECT = ("tt", "ttm", "tucker", "ht", "lowrank", "btt", "monarch", "kron")
 
 
@@ -141,8 +141,8 @@ class LadderSpec(LayerSpec):
             x = structure.plan.apply(block)
             limit = None if self.time_limit_s is None else self.time_limit_s / len(blocks)
             method = self.method
-            if method == "auto" and structure.layout.name == "tr" and x.numel() > LARGE:
-                method = RingALS(start="random")  # its direct start would take minutes at the ranks of layers
+            if method == "auto" and structure.layout.name == "tr" and len(rank) * max(rank) ** 6 > SWEEP:
+                method = RingSVD()
             fit = decompose(x, structure.spec, rank=rank, method=method, time_limit_s=limit, rng=0)
             parts.append(fit.tensor)
         if view.groups == 1:
