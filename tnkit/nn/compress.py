@@ -37,7 +37,7 @@ from tnkit.tensorize import Tensorization
 __all__ = ["LayerResult", "compress", "compress_layer"]
 
 #: Gradients are taken on this many of the first batches.
-GRADIENT_BATCHES = 8
+GRADIENT_BATCHES = 16
 
 
 @dataclass(frozen=True, slots=True, eq=False)
