@@ -92,8 +92,10 @@ def blast(w: Tensor, blocks: tuple[int, int], rank: int, rng: torch.Generator, s
 def block_term(x: Tensor, ranks: tuple[int, ...], terms: int, rng: torch.Generator, sweeps: int = 50) -> Tensor:
     """Σ_t core_t ×_k factor_t: each mode's factors of all terms together, then all cores together."""
     d = x.ndim
-    factors = [[torch.randn(n, r, generator=rng, dtype=x.dtype) for n, r in zip(x.shape, ranks, strict=True)]
-               for _ in range(terms)]
+    factors = [
+        [torch.randn(n, r, generator=rng, dtype=x.dtype) for n, r in zip(x.shape, ranks, strict=True)]
+        for _ in range(terms)
+    ]
     cores = [torch.randn(*ranks, generator=rng, dtype=x.dtype) for _ in range(terms)]
 
     def product(core: Tensor, parts: list[Tensor], skip: int = -1) -> Tensor:

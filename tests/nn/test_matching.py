@@ -58,7 +58,8 @@ def test_padding_does_not_count() -> None:
 
 def test_tied_layers_and_layers_without_a_teacher_are_left() -> None:
     student, teacher = pair((8, 12), bias=True, pivoted=True)
-    twice = nn.Sequential(student[0], nn.Linear(12, 8).double(), compress_layer(teacher[0], LowRankLayer(rank=4)).module)
+    other = compress_layer(teacher[0], LowRankLayer(rank=4)).module
+    twice = nn.Sequential(student[0], nn.Linear(12, 8).double(), other)
     twice[2].left = student[0].left
     assert matchable(twice, nn.Sequential(teacher[0], nn.ReLU(), teacher[0])) == {}
     assert list(matchable(student, teacher)) == ["0"]

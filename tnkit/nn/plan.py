@@ -103,6 +103,7 @@ class Plan:
         eval_fn: the model's quality, or None.
         score_before: its value for the dense model.
         timed: whether layers are timed for the report.
+        allowed: for each choice the rows of its grid that may be taken; None for all.
     """
 
     model: nn.Module
@@ -113,6 +114,7 @@ class Plan:
     eval_fn: EvalFn | None
     score_before: float | None
     timed: bool
+    allowed: tuple[Ints, ...] | None = None
 
     def search(self) -> Outcome:
         """The layers that keep to every limit.
@@ -169,24 +171,24 @@ class Plan:
 
     def _ladders(self, resource: Resource) -> list[Ladder]:
         ladders = []
-        for choice, cost, dense in zip(self.choices, resource.costs, resource.dense, strict=True):
+        every = self.allowed or (None,) * len(self.choices)
+        for choice, cost, dense, allowed in zip(self.choices, resource.costs, resource.dense, every, strict=True):
             limit, row = self.budget.max_error, choice.fixed_row()
             if row is not None and limit is not None and choice.error[row] > limit**2:
                 raise BudgetError(
                     f"compress: {choice.item.spec!r} on layer {choice.item.name!r} has a relative error of "
                     f"{float(choice.error[row]) ** 0.5:.4g}, above Budget(max_error={limit}). Loosen one of them."
                 )
-            ladder = Ladder.of(cost, choice.error, dense, limit, row)
+            ladder = Ladder.of(cost, choice.error, dense, limit, row, allowed)
             ladders.append(replace(ladder, error=ladder.error * self._importance(choice)))
         return ladders
 
     def _importance(self, choice: Choice) -> float:
         """What an error of the whole layer costs: its energy where gradients make these comparable, otherwise 1."""
-        known = [c.energy for c in self.choices if c.metric.outputs is not None and c.metric.inputs is not None]
+        known = [c.energy for c in self.choices if c.metric.comparable()]
         if not known:
             return 1.0
-        comparable = choice.metric.outputs is not None and choice.metric.inputs is not None
-        return choice.energy if comparable else float(np.median(known))
+        return choice.energy if choice.metric.comparable() else float(np.median(known))
 
     def _spend_jointly(self, resources: list[Resource]) -> list[int]:
         """Several limits at once: the sum of the used shares is the cost, as much of it as keeps every limit."""
