@@ -37,7 +37,7 @@ from tnkit.solvers import CONVERGED, INTERRUPTED, MAX_STEPS, TIME_LIMIT, Control
 __all__ = ["PatchGroups"]
 
 #: Numbers in the groups of patches that are worked on at once.
-CHUNK = 2**24
+CHUNK = 2**21
 #: Channels from which on a mode counts as spectrum: patches are smaller, similarity is that of the main components.
 SPECTRUM = 16
 #: How far neighbours count: weights exp(−d / (SPREAD (d_0 + σ²))).
@@ -255,9 +255,19 @@ def regress(
     every, values, marks = (_unfold(t, size) for t in (x, known, seen.to(x.dtype)))
     n, group = every.shape[1], near.shape[1]
     total = torch.zeros_like(every)
-    for part in torch.arange(refs.shape[0], device=x.device).split(max(1, CHUNK // (n * group))):
-        here = refs[part]
-        total[here] = _conditional(every[near[part]], values[here], marks[here], far[part], sigma)
+    counts = marks[refs].sum(1)
+    order = counts.argsort(stable=True)  # patches of about as many observed entries together
+    for part in order.split(max(1, CHUNK // (n * group))):
+        here, most = refs[part], int(counts[part[-1]])
+        if 2 * most < n:  # few are observed: only these columns of the neighbours
+            places = marks[here].topk(most, dim=1).indices
+            some = (values[here].gather(1, places), marks[here].gather(1, places))
+            columns = every.view(-1)[(near[part] * n)[:, :, None] + places[:, None, :]]
+        else:
+            some, columns = (values[here], marks[here]), every[near[part]]
+        total[here] = F.embedding_bag(
+            near[part], every, mode="sum", per_sample_weights=_shares(columns, *some, far[part], sigma)
+        )
     count = torch.zeros_like(every[:, :1])
     count[refs] = 1.0
     high = F.fold(total.mT[None], shape, size)[0]
@@ -265,25 +275,33 @@ def regress(
     return torch.where(times > 0, high / times.clamp_min(1.0), x)
 
 
-def _conditional(groups: Tensor, values: Tensor, marks: Tensor, far: Tensor, sigma: float) -> Tensor:
-    """The formula of the module: groups (R, K, n), values and marks (R, n), far (R, K), giving (R, n)."""
+def _shares(groups: Tensor, values: Tensor, marks: Tensor, far: Tensor, sigma: float) -> Tensor:
+    """The formula of the module as weights of the neighbours, (R, K).
+
+    Args:
+        groups: (R, K, m) the neighbours, in the entries that count.
+        values: (R, m) what is observed there.
+        marks: (R, m) 1 where something is.
+        far: (R, K) distances.
+        sigma: σ.
+    """
     share = torch.exp(-far / (SPREAD * (far[:, :1] + sigma**2)))
     share = share / share.sum(1, keepdim=True)
-    mean = (share[:, None] @ groups)[:, 0]
-    z = (groups - mean[:, None]) * share.sqrt()[:, :, None]
-    rest = (values - mean) * marks
-    most = int(marks.sum(1).max())
-    if 2 * most < marks.shape[1]:  # few are observed: only these columns
-        places = marks.topk(most, dim=1).indices
-        seen = z.gather(2, places[:, None].expand(-1, z.shape[1], -1)) * marks.gather(1, places)[:, None]
-        rest = rest.gather(1, places)
+    mean = share[:, None] @ groups
+    rest = (values * marks)[:, None] - mean * marks[:, None]
+    seen = (groups - mean) * share.sqrt()[:, :, None] * marks[:, None]  # √share (g − m), 0 where not observed
+    if seen.shape[2] < seen.shape[1]:
+        solved = _ridge(seen.mT @ seen, rest.mT, sigma)  # Z_Mᵀ (Z_M Z_Mᵀ + σ²)⁻¹ = (Z_Mᵀ Z_M + σ²)⁻¹ Z_Mᵀ
+        weight = (seen @ solved)[..., 0]
     else:
-        seen = z * marks[:, None]
-    gram = seen @ seen.mT
+        weight = _ridge(seen @ seen.mT, seen @ rest.mT, sigma)[..., 0]
+    weight = weight * share.sqrt()
+    return share * (1 - weight.sum(1, keepdim=True)) + weight
+
+
+def _ridge(gram: Tensor, right: Tensor, sigma: float) -> Tensor:
     gram.diagonal(dim1=1, dim2=2).add_(sigma**2)
-    factor = torch.linalg.cholesky_ex(gram)[0]
-    shares = torch.cholesky_solve(seen @ rest[..., None], factor)
-    return mean + (shares.mT @ z)[:, 0]
+    return torch.cholesky_solve(right, torch.linalg.cholesky_ex(gram)[0])
 
 
 def _unfold(t: Tensor, size: tuple[int, int]) -> Tensor:
