@@ -18,7 +18,9 @@ from tnkit.solvers import INTERRUPTED, TIME_LIMIT
 __all__ = ["candidates", "choose_format"]
 
 #: Observed entries that a short fit sees at the most.
-SAMPLE = 40_000
+SAMPLE = 20_000
+#: Entries below which the short fits also try ranks one by one.
+SMALL = 5_000
 
 
 def candidates(ndim: int) -> tuple[FormatSpec, ...]:
@@ -53,7 +55,7 @@ def choose_format(problem: CompletionProblem, method: CompletionALS) -> tuple[Fo
         picks = torch.zeros(obs.n, dtype=torch.bool, device=obs.values.device)
         picks[order.to(obs.values.device)] = True
         obs = obs.take(picks)
-    short = replace(method, max_steps=20, starts=1, max_rank=6)
+    short = replace(method, max_steps=20, starts=1, max_rank=6, refine=obs.n < SMALL)
     scores: list[_Score] = []
     for spec in specs:
         layout = spec.layout(obs.shape)

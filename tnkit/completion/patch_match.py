@@ -16,6 +16,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from tnkit.solvers import NO_LIMIT, Control
+
 __all__ = ["Places", "neighbours"]
 
 #: Numbers of patches, row-major over their upper left corners, and (rows, columns) of these numbers.
@@ -26,7 +28,9 @@ COMPONENTS = 6
 BAND = 2**15
 
 
-def neighbours(x: Tensor, size: tuple[int, int], stride: int, window: int, group: int) -> tuple[Places, Tensor, Tensor]:
+def neighbours(
+    x: Tensor, size: tuple[int, int], stride: int, window: int, group: int, control: Control = NO_LIMIT
+) -> tuple[Places, Tensor, Tensor]:
     """For patches on a grid, those most alike within a window; the patch itself is not one of them.
 
     Args:
@@ -35,6 +39,7 @@ def neighbours(x: Tensor, size: tuple[int, int], stride: int, window: int, group
         stride: of the grid; the last row and column of patches are always on it.
         window: how far away, along rows and along columns.
         group: K, fewer than (window + 1)² and than the patches of a quarter of the window there are.
+        control: its deadline ends the search between bands.
 
     Returns:
         The R patches of the grid, their neighbours (R, K), most alike first, and the mean squares of the differences.
@@ -46,7 +51,10 @@ def neighbours(x: Tensor, size: tuple[int, int], stride: int, window: int, group
     high, wide = x.shape[1] - size[0] + 1, x.shape[2] - size[1] + 1
     rows, columns = _grid(high, stride, x), _grid(wide, stride, x)
     refs = (rows[:, None] * wide + columns).reshape(-1)
-    parts = [_band(x, band, columns, size, window, group) for band in rows.split(max(1, BAND // columns.shape[0]))]
+    parts = []
+    for band in rows.split(max(1, BAND // columns.shape[0])):
+        control.check()
+        parts.append(_band(x, band, columns, size, window, group))
     return (refs, (high, wide)), torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
 
 
