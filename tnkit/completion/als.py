@@ -11,7 +11,6 @@ doi:10.1137/15M1010506 (ranks grown by a control set).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from time import monotonic
 from typing import ClassVar
 
 from tnkit.completion.base import CompletionFit, CompletionMethod, CompletionProblem, register
@@ -21,7 +20,7 @@ from tnkit.completion.rank_search import RankSearch
 from tnkit.completion.sweep import Tensors, refit_node
 from tnkit.completion.trials import CHEAP, Part, Trial, Trials, rms
 from tnkit.formats import random_tensors
-from tnkit.solvers import CONVERGED, INTERRUPTED, REACHED
+from tnkit.solvers import CONVERGED, INTERRUPTED, REACHED, Record
 
 __all__ = ["CompletionALS"]
 
@@ -101,7 +100,8 @@ class _Run:
         self.part = None if flags is None else coarse(known, layout, method.sample, problem.rng)
         held = None if flags is None else Part.of(obs.take(flags), layout, scale)
         train = Part.of(known, layout, scale)
-        self.trials = Trials(method, layout, train, held, problem.control, problem.rng, monotonic())
+        self.record = Record(problem.control)
+        self.trials = Trials(method, layout, train, held, self.record.control, problem.rng)
 
     def search(self) -> None:
         """Find ranks and a network on the entries that are not held out."""
@@ -127,7 +127,7 @@ class _Run:
         known = part.observations if flags is None else part.observations.take(~flags)
         held = None if flags is None else Part.of(part.observations.take(flags), part.layout, self.scale)
         train = Part.of(known, part.layout, self.scale)
-        few = Trials(method, part.layout, train, held, t.control, t.rng, t.begun, t.history)
+        few = Trials(method, part.layout, train, held, t.control, t.rng)
         self.search_ranks(few, thorough=True)
         t.stopped = few.stopped
         if few.best is None:
@@ -173,4 +173,4 @@ class _Run:
         status = t.stopped if t.stopped is not None else t.status
         status = CONVERGED if status is REACHED else status
         heldout = None if t.held is None else best.heldout
-        return CompletionFit(tuple(x * share for x in tensors), None, heldout, train, status, tuple(t.history))
+        return CompletionFit(tuple(x * share for x in tensors), None, heldout, train, status, tuple(self.record.steps))

@@ -13,10 +13,10 @@ from typing import ClassVar
 import torch
 
 from tnkit.completion.base import CompletionFit, CompletionMethod, CompletionProblem, register
+from tnkit.completion.convex import checked
 from tnkit.completion.holdout_alike import split_alike
 from tnkit.completion.observations import Observations
 from tnkit.completion.spatial import relative_error, thin_plate
-from tnkit.errors import DTypeError, ShapeError
 from tnkit.solvers import DIRECT, NO_LIMIT, TIME_LIMIT, Control
 
 __all__ = ["Biharmonic", "plate"]
@@ -53,11 +53,7 @@ class Biharmonic(CompletionMethod):
             DTypeError: complex values.
             ShapeError: fewer than 2 modes.
         """
-        obs = problem.observations
-        if obs.values.is_complex():
-            raise DTypeError('method "biharmonic" takes real arrays; complete real and imaginary part apart.')
-        if obs.ndim < 2:
-            raise ShapeError(f'method "biharmonic" takes arrays of 2 and more modes; this one has shape {obs.shape}.')
+        obs = checked(problem.observations, self.name)
         held = split_alike(obs, self.holdout, problem.rng)
         control = problem.control
         heldout = None if held is None else relative_error(plate(obs.take(~held), control), obs.take(held))

@@ -18,9 +18,8 @@ observed in part); Yu, Sapiro, Mallat 2012, doi:10.1109/TIP.2011.2176743 (piecew
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
-from time import monotonic
 from typing import ClassVar
 
 import torch
@@ -28,13 +27,14 @@ from torch import Tensor
 
 from tnkit.completion.base import CompletionFit, CompletionMethod, CompletionProblem, register
 from tnkit.completion.blend import blended, simplex_weights
+from tnkit.completion.convex import checked
 from tnkit.completion.holdout_alike import split_alike
 from tnkit.completion.observations import Observations
 from tnkit.completion.patch_rounds import PatchRounds
 from tnkit.completion.spatial import relative_error
 from tnkit.completion.starts import SPECTRUM, Starts, make_starts
-from tnkit.errors import DTypeError, OptionError, ShapeError
-from tnkit.solvers import CONVERGED, INTERRUPTED, MAX_STEPS, TIME_LIMIT, Status, StepInfo
+from tnkit.errors import OptionError
+from tnkit.solvers import CONVERGED, INTERRUPTED, MAX_STEPS, TIME_LIMIT, Record, Status
 
 __all__ = ["PatchGroups"]
 
@@ -110,11 +110,7 @@ class PatchGroups(CompletionMethod):
             DTypeError: complex values.
             ShapeError: fewer than 2 or more than 4 modes.
         """
-        obs = problem.observations
-        if obs.values.is_complex():
-            raise DTypeError('method "patches" takes real arrays; complete real and imaginary part apart.')
-        if not 2 <= obs.ndim <= 4:
-            raise ShapeError(f'method "patches" takes arrays of 2 to 4 modes; this one has shape {obs.shape}.')
+        checked(problem.observations, self.name, most=4)
         return _Run(self, problem).result()
 
 
@@ -151,13 +147,12 @@ class _Run:
 
     def __init__(self, method: PatchGroups, problem: CompletionProblem) -> None:
         self.method, self.problem, self.obs = method, problem, problem.observations
-        self.history: list[StepInfo] = []
-        self.begun = monotonic()
         side = method.patch or (3 if prod(self.obs.shape[2:]) >= SPECTRUM else 6)
         stride = method.stride or (side // 3 if side >= 6 else (side + 1) // 2)
         self.patches = PatchRounds.of(self.obs, side, stride, method.group, method.window)
         self.small = prod(self.obs.shape) <= SMALL
-        self.control = replace(problem.control, progress=self._hear)
+        self.record = Record(problem.control)
+        self.control = self.record.control
 
     def result(self) -> CompletionFit:
         """Tests, weights, and the same on all entries."""
@@ -240,12 +235,7 @@ class _Run:
     def _done(self, x: Tensor, heldout: float | None, status: Status) -> CompletionFit:
         dense = x.to(self.obs.values.dtype)
         ended = CONVERGED if status is MAX_STEPS else status
-        return CompletionFit(None, dense, heldout, relative_error(dense, self.obs), ended, tuple(self.history))
-
-    def _hear(self, info: StepInfo) -> None:
-        self.history.append(StepInfo(len(self.history) + 1, info.error, monotonic() - self.begun))
-        if self.problem.control.progress is not None:
-            self.problem.control.progress(self.history[-1])
+        return CompletionFit(None, dense, heldout, relative_error(dense, self.obs), ended, tuple(self.record.steps))
 
 
 def _mean(rows: Sequence[Sequence[float]]) -> list[float]:

@@ -9,9 +9,8 @@ doi:10.1007/978-3-540-68880-8_32 (ridge by the number of samples).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from math import inf, prod, sqrt
-from time import monotonic
 from typing import Protocol
 
 import torch
@@ -23,7 +22,7 @@ from tnkit.completion.observations import Observations
 from tnkit.completion.rows import Data
 from tnkit.completion.sweep import Tensors, balanced, grown, shrunk, sweep
 from tnkit.formats import Layout, random_tensors
-from tnkit.solvers import CONVERGED, INTERRUPTED, TIME_LIMIT, Control, Status, StepInfo, iterate
+from tnkit.solvers import CONVERGED, INTERRUPTED, TIME_LIMIT, Control, Status, iterate
 
 __all__ = ["CHEAP", "Part", "Rules", "Trial", "Trials", "rms"]
 
@@ -106,8 +105,6 @@ class Trials:
         held: those that tell how good a fit is; None where none are held out.
         control: deadline and progress.
         rng: random numbers.
-        begun: the clock at the start, of `time.monotonic`.
-        history: the steps of all fits.
         best: of the smallest held-out error.
         stopped: why there is to be no further fit, or None.
         status: how the last fit ended.
@@ -119,8 +116,6 @@ class Trials:
     held: Part | None
     control: Control
     rng: torch.Generator
-    begun: float
-    history: list[StepInfo] = field(default_factory=list)
     best: Trial | None = None
     stopped: Status | None = None
     status: Status = CONVERGED
@@ -197,7 +192,6 @@ class Trials:
             tol=self.rules.tol if steps > 30 else 0.01,
             patience=self.rules.patience + (14 if anneal >= 1 else 0),
             target=self.exact / (100 if refit else 1),
-            progress=self._hear,
         )
         start_error = inf if held is None else held.error(start)
         outcome = iterate(step, start, control, start_error=start_error)
@@ -207,12 +201,6 @@ class Trials:
         train = part.error(outcome.value)
         heldout = outcome.error if held is not None else train
         return Trial(self.layout.ranks_of(outcome.value), outcome.value, heldout, train)
-
-    def _hear(self, info: StepInfo) -> None:
-        mine = StepInfo(len(self.history) + 1, info.error, monotonic() - self.begun)
-        self.history.append(mine)
-        if self.control.progress is not None:
-            self.control.progress(mine)
 
     def random(self, ranks: tuple[int, ...]) -> Tensors:
         """Normal numbers, with a mean where the data has one: products of many factors of mean 0 would miss it."""

@@ -1,6 +1,7 @@
 """The iteration loop, when it stops, and how it says that it ended."""
 
 from tnkit.solvers.loop import NO_LIMIT, Control, Outcome, OutOfTime, Progress, StepInfo, iterate
+from tnkit.solvers.record import Record
 from tnkit.solvers.status import (
     CONVERGED,
     DIRECT,
@@ -27,6 +28,7 @@ __all__ = [
     "OutOfTime",
     "Outcome",
     "Progress",
+    "Record",
     "Status",
     "StepInfo",
     "iterate",
