@@ -19,6 +19,7 @@ from tnkit.completion.base import (
     register,
 )
 from tnkit.completion.biharmonic import Biharmonic
+from tnkit.completion.coordinates import CoordinateCP
 from tnkit.completion.front import complete
 from tnkit.completion.halrtc import HaLRTC, TruncatedNuclear
 from tnkit.completion.observations import Observations
@@ -38,6 +39,7 @@ __all__ = [
     "CompletionFit",
     "CompletionMethod",
     "CompletionProblem",
+    "CoordinateCP",
     "HaLRTC",
     "Observations",
     "PatchGroups",
