@@ -288,7 +288,7 @@ def _root_mean_square(obs: Observations) -> float:
         return 0.0
     square = (size / largest).square_()
     mean = square.mean() if obs.weights is None else (square * obs.weights).sum() / obs.weights.sum()
-    return largest * float(mean) ** 0.5
+    return largest * sqrt(float(mean))
 
 
 def _held(obs: Observations, share: float, rng: torch.Generator) -> Tensor | None:

@@ -16,6 +16,7 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 
 import torch
 from torch import Tensor
@@ -48,10 +49,7 @@ def fit_core(entries: CPEntries, bases: Sequence[Tensor], rng: torch.Generator) 
         12 steps of conjugate gradients on at most 60 000 entries, in float32.
     """
     sizes = [b.shape[1] for b in bases]
-    unknowns = 1
-    for size in sizes:
-        unknowns *= size
-    count = min(entries.n, max(LEAST, min(MOST, EACH * unknowns)))
+    count = min(entries.n, max(LEAST, min(MOST, EACH * prod(sizes))))
     picks = torch.randperm(entries.n, generator=rng, device=rng.device)[:count].to(entries.values.device)
     y = entries.values[picks].to(torch.float32)
     rows = [b.index_select(0, c[picks]).to(y) * b.shape[0] ** 0.5 for b, c in zip(bases, entries.columns, strict=True)]
@@ -80,10 +78,7 @@ def fit_core(entries: CPEntries, bases: Sequence[Tensor], rng: torch.Generator) 
         if after <= 1e-12 * size:
             break
         direction, size = residual + (after / size) * direction, after
-    scale = 1.0
-    for b in bases:
-        scale *= b.shape[0] ** 0.5
-    return core.double().reshape(sizes) * scale
+    return core.double().reshape(sizes) * prod(b.shape[0] for b in bases) ** 0.5
 
 
 def cp_of_core(core: Tensor, bases: Sequence[Tensor], rank: int, rng: torch.Generator) -> tuple[Tensor, ...]:

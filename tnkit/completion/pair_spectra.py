@@ -101,7 +101,8 @@ def clipped(entries: CPEntries) -> Tensor:
     plain = entries.values.to(torch.float32)
     if entries.root_weight is not None:
         plain = plain * entries.root_weight.to(torch.float32)
-    return (plain / plain.square().mean().sqrt().clamp_min(1e-30)).clamp_(-1.0, 1.0)
+    size = float(plain.square().mean().sqrt()) or 1.0
+    return (plain / size).clamp(-1.0, 1.0)
 
 
 def leading(matrix: Tensor, q: int) -> Tensor:
