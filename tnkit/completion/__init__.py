@@ -21,12 +21,15 @@ from tnkit.completion.base import (
 from tnkit.completion.biharmonic import Biharmonic
 from tnkit.completion.coordinates import CoordinateCP
 from tnkit.completion.front import complete
+from tnkit.completion.functional import FunBaT
 from tnkit.completion.halrtc import HaLRTC, TruncatedNuclear
 from tnkit.completion.observations import Observations
 from tnkit.completion.patches import PatchGroups
+from tnkit.completion.points import SmoothFunction, complete_points
 from tnkit.completion.result import Completion
 from tnkit.completion.robust import RobustALS
 from tnkit.completion.robust_tubal import RobustTubal
+from tnkit.completion.scaled_gd import ScaledGD
 from tnkit.completion.tctv import TCTV
 from tnkit.completion.tnn import TubalNuclear
 
@@ -40,13 +43,17 @@ __all__ = [
     "CompletionMethod",
     "CompletionProblem",
     "CoordinateCP",
+    "FunBaT",
     "HaLRTC",
     "Observations",
     "PatchGroups",
     "RobustALS",
     "RobustTubal",
+    "ScaledGD",
+    "SmoothFunction",
     "TruncatedNuclear",
     "TubalNuclear",
     "complete",
+    "complete_points",
     "register",
 ]

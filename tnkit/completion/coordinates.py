@@ -20,7 +20,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tnkit.completion.base import CompletionFit, CompletionMethod, CompletionProblem, register
+from tnkit.completion.base import CompletionFit, CompletionMethod, CompletionProblem, own_layout, register
 from tnkit.completion.core_start import cp_of_core, fit_core
 from tnkit.completion.cp_entries import CPEntries
 from tnkit.completion.observations import Observations
@@ -30,7 +30,7 @@ from tnkit.formats import Layout
 from tnkit.rng import normal
 from tnkit.solvers import CONVERGED, INTERRUPTED, REACHED, TIME_LIMIT, Status, StepInfo, iterate
 
-__all__ = ["CoordinateCP", "require_cp"]
+__all__ = ["CoordinateCP"]
 
 Factors = tuple[Tensor, ...]
 #: Entries that are held out at the most.
@@ -82,6 +82,7 @@ class CoordinateCP(CompletionMethod):
     starts: int = 3
     max_rank: int = 16
     name: ClassVar[str] = "coordinates"
+    only: ClassVar[str] = "cp"
     summary: ClassVar[str] = "CP of tens of millions of coordinates: spectral start, least squares in little memory"
 
     def __post_init__(self) -> None:
@@ -94,7 +95,7 @@ class CoordinateCP(CompletionMethod):
 
     def fit(self, problem: CompletionProblem) -> CompletionFit:
         """See the class."""
-        layout = require_cp(problem.layout, self.name)
+        layout = own_layout(self, problem)
         obs = problem.observations
         run = _Run(self, problem, layout)
         if run.scale == 0:
@@ -106,18 +107,6 @@ class CoordinateCP(CompletionMethod):
         except KeyboardInterrupt:
             run.status = INTERRUPTED
         return run.result()
-
-
-def require_cp(layout: Layout | None, who: str) -> Layout:
-    """The layout, if it is that of a CP decomposition.
-
-    Raises:
-        OptionError: another format.
-    """
-    if layout is None or layout.name != "cp" or layout.tensorization is not None:
-        seen = "no format" if layout is None else f'format "{layout.name}"'
-        raise OptionError(f'method "{who}" fits CP decompositions; {seen} was asked for. Use format "cp".')
-    return layout
 
 
 class _Run:

@@ -78,7 +78,7 @@ def fit_core(entries: CPEntries, bases: Sequence[Tensor], rng: torch.Generator) 
         if after <= 1e-12 * size:
             break
         direction, size = residual + (after / size) * direction, after
-    return core.double().reshape(sizes) * prod(b.shape[0] for b in bases) ** 0.5
+    return torch.mul(core.double().reshape(sizes), float(prod(b.shape[0] for b in bases)) ** 0.5)
 
 
 def cp_of_core(core: Tensor, bases: Sequence[Tensor], rank: int, rng: torch.Generator) -> tuple[Tensor, ...]:

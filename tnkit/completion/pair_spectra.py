@@ -102,7 +102,7 @@ def clipped(entries: CPEntries) -> Tensor:
     if entries.root_weight is not None:
         plain = plain * entries.root_weight.to(torch.float32)
     size = float(plain.square().mean().sqrt()) or 1.0
-    return (plain / size).clamp(-1.0, 1.0)
+    return torch.clamp(plain / size, -1.0, 1.0)
 
 
 def leading(matrix: Tensor, q: int) -> Tensor:
