@@ -27,6 +27,7 @@ from tnkit.completion.observations import Observations
 from tnkit.completion.patches import PatchGroups
 from tnkit.completion.points import SmoothFunction, complete_points
 from tnkit.completion.result import Completion
+from tnkit.completion.riemannian import RiemannianCG
 from tnkit.completion.robust import RobustALS
 from tnkit.completion.robust_tubal import RobustTubal
 from tnkit.completion.scaled_gd import ScaledGD
@@ -47,6 +48,7 @@ __all__ = [
     "HaLRTC",
     "Observations",
     "PatchGroups",
+    "RiemannianCG",
     "RobustALS",
     "RobustTubal",
     "ScaledGD",

@@ -59,7 +59,7 @@ class ScaledGD(CompletionMethod):
         True
     """
 
-    step: float = 0.5
+    step: float = 0.25
     damping: float = 0.0
     small: float = 0.1
     max_steps: int = 400
