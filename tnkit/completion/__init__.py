@@ -20,9 +20,11 @@ from tnkit.completion.base import (
 )
 from tnkit.completion.biharmonic import Biharmonic
 from tnkit.completion.coordinates import CoordinateCP
+from tnkit.completion.fctn import FullyConnected
 from tnkit.completion.front import complete
 from tnkit.completion.functional import FunBaT
 from tnkit.completion.halrtc import HaLRTC, TruncatedNuclear
+from tnkit.completion.nonnegative import NonnegativeCP
 from tnkit.completion.observations import Observations
 from tnkit.completion.patches import PatchGroups
 from tnkit.completion.points import SmoothFunction, complete_points
@@ -31,7 +33,9 @@ from tnkit.completion.riemannian import RiemannianCG
 from tnkit.completion.robust import RobustALS
 from tnkit.completion.robust_tubal import RobustTubal
 from tnkit.completion.scaled_gd import ScaledGD
+from tnkit.completion.side_information import SideInformation
 from tnkit.completion.tctv import TCTV
+from tnkit.completion.tmac import TMac
 from tnkit.completion.tnn import TubalNuclear
 
 __all__ = [
@@ -44,15 +48,19 @@ __all__ = [
     "CompletionMethod",
     "CompletionProblem",
     "CoordinateCP",
+    "FullyConnected",
     "FunBaT",
     "HaLRTC",
+    "NonnegativeCP",
     "Observations",
     "PatchGroups",
     "RiemannianCG",
     "RobustALS",
     "RobustTubal",
     "ScaledGD",
+    "SideInformation",
     "SmoothFunction",
+    "TMac",
     "TruncatedNuclear",
     "TubalNuclear",
     "complete",

@@ -113,19 +113,24 @@ class CPEntries:
         Returns:
             (n, r); rows without entries are zero.
         """
-        r = factors[0].shape[1]
-        blocks = self.blocks[mode]
-        groups, dtype = len(blocks.first) - 1, self.values.dtype
-        gram, rhs = self.values.new_zeros(groups, r, r), self.values.new_zeros(groups, r, 1)
-        for h, y, low, high, owner in self._chunks(factors, mode, CHUNK // max(r, 8)):
-            gram[low:high] += segment_sum(h.mH @ h, owner, high - low)
-            rhs[low:high] += segment_sum(h.mH @ y, owner, high - low)
+        r, dtype = factors[0].shape[1], self.values.dtype
+        gram, rhs = self.normal(factors, mode)
         gram.diagonal(dim1=-2, dim2=-1).add_(ridge.to(dtype))
         mean = gram.diagonal(dim1=-2, dim2=-1).real.mean(-1)
         shift = 16 * machine_eps(dtype) * torch.maximum(mean, mean.amax() * 1e-3)
         shift = torch.where(shift > 0, shift, torch.ones_like(shift))
         solved = torch.cat([solve_gram(g, b, s)[..., 0] for g, b, s in _parts(gram, rhs, shift, CHUNK // (r * r))])
-        return factors[mode].new_zeros(factors[mode].shape).index_copy_(0, blocks.rows.long(), solved)
+        return factors[mode].new_zeros(factors[mode].shape).index_copy_(0, self.blocks[mode].rows.long(), solved)
+
+    def normal(self, factors: Sequence[Tensor], mode: int) -> tuple[Tensor, Tensor]:
+        """Σ w h̄ hᵀ, (G, r, r), and Σ w h̄ y, (G, r, 1), for the rows `blocks[mode].rows` that have entries."""
+        r = factors[0].shape[1]
+        groups = len(self.blocks[mode].first) - 1
+        gram, rhs = self.values.new_zeros(groups, r, r), self.values.new_zeros(groups, r, 1)
+        for h, y, low, high, owner in self._chunks(factors, mode, CHUNK // max(r, 8)):
+            gram[low:high] += segment_sum(h.mH @ h, owner, high - low)
+            rhs[low:high] += segment_sum(h.mH @ y, owner, high - low)
+        return gram, rhs
 
     def project(self, bases: Sequence[Tensor], mode: int, values: Tensor) -> Tensor:
         """Σ y ⊗_{k≠mode} U_k over the entries of each row: the zero-filled array times the other bases.
