@@ -23,6 +23,7 @@ from tnkit.completion.coordinates import CoordinateCP
 from tnkit.completion.fctn import FullyConnected
 from tnkit.completion.front import complete
 from tnkit.completion.functional import FunBaT
+from tnkit.completion.functional_network import FunctionalNetwork
 from tnkit.completion.halrtc import HaLRTC, TruncatedNuclear
 from tnkit.completion.nonnegative import NonnegativeCP
 from tnkit.completion.observations import Observations
@@ -34,6 +35,8 @@ from tnkit.completion.robust import RobustALS
 from tnkit.completion.robust_tubal import RobustTubal
 from tnkit.completion.scaled_gd import ScaledGD
 from tnkit.completion.side_information import SideInformation
+from tnkit.completion.stochastic import StochasticGCP
+from tnkit.completion.subgradient import SubGradient
 from tnkit.completion.tctv import TCTV
 from tnkit.completion.tmac import TMac
 from tnkit.completion.tnn import TubalNuclear
@@ -50,6 +53,7 @@ __all__ = [
     "CoordinateCP",
     "FullyConnected",
     "FunBaT",
+    "FunctionalNetwork",
     "HaLRTC",
     "NonnegativeCP",
     "Observations",
@@ -60,6 +64,8 @@ __all__ = [
     "ScaledGD",
     "SideInformation",
     "SmoothFunction",
+    "StochasticGCP",
+    "SubGradient",
     "TMac",
     "TruncatedNuclear",
     "TubalNuclear",

@@ -43,7 +43,7 @@ class Descent(Protocol[S]):
     """An iteration on states of its own, for given entries."""
 
     def start(self, ranks: tuple[int, ...], before: Tensors | None, /) -> S:
-        """The first state at these ranks; `before` is the best network of smaller ranks (or of the same, at the end)."""
+        """The first state at these ranks; `before` is the best network of smaller ranks (at the end, of the same)."""
 
     def step(self, state: S, number: int, /) -> S:
         """The next one."""

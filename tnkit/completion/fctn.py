@@ -6,7 +6,8 @@ by proximal alternating minimisation: with M_k the contraction of all other core
 
     G_k ← (X_(k) M_kᵀ + ρ G_k)(M_k M_kᵀ + ρI)⁻¹,      X ← (FCTN(G) + ρX)/(1 + ρ) where missing,
 
-ρ = 0.1. Bonds begin at max(1, R − 5) and grow by one, with small random numbers, where X changes by less than a hundredth.
+ρ = 0.1. Bonds begin at max(1, R − 5) and grow by one, with small random numbers, where X changes by less than
+a hundredth.
 
 Reference: Zheng, Huang, Zhao, Jiang, Zeng 2021, "Fully-connected tensor network decomposition and its application to
 higher-order tensor completion", AAAI 35, doi:10.1609/aaai.v35i12.17321.
@@ -102,7 +103,7 @@ class _State(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Network:
-    """m: observed values, 0 elsewhere. seen: where observed. last: cores of the run before this one, with fewer entries."""
+    """m: observed values, 0 elsewhere. seen: where observed. last: cores of the run before, with fewer entries."""
 
     m: Tensor
     seen: Tensor
@@ -142,7 +143,9 @@ class _Network:
     def padded(self, core: Tensor, seed: int) -> Tensor:
         """One more on every bond, of small random numbers."""
         size = float(core.square().mean().sqrt())
-        wide = 0.1 * size * normal((core.shape[0], *(r + 1 for r in core.shape[1:])), core, generator(seed, core.device))
+        wide = (
+            0.1 * size * normal((core.shape[0], *(r + 1 for r in core.shape[1:])), core, generator(seed, core.device))
+        )
         wide[tuple(slice(0, n) for n in core.shape)] = core
         return wide
 

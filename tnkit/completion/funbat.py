@@ -3,11 +3,11 @@
     y_e = Σ W_{a b c} u_a(s_e) v_b(t_e) w_c(z_e) + noise,
 
 where u, v, w are processes in state-space form (`tnkit.completion.state_space`), W is Gaussian and the noise has a
-gamma prior. By conditional expectation propagation, entry e tells the values of mode k at its coordinate by a Gaussian message
-of precision E[τ] E[h hᵀ] and information E[τ] y E[h], h being the rest of the network there; messages that meet at one
-coordinate are multiplied (damped against the last ones), and a Kalman filter and smoother gives the new posterior. Then
-follow the core and the noise. Every few rounds the length of each mode's kernel moves to the neighbour on a grid under
-which the messages are likelier.
+gamma prior. By conditional expectation propagation, entry e tells the values of mode k at its coordinate by a Gaussian
+message of precision E[τ] E[h hᵀ] and information E[τ] y E[h], h being the rest of the network there; messages that
+meet at one coordinate are multiplied (damped against the last ones), and a Kalman filter and smoother gives the new
+posterior. Then follow the core and the noise. Every few rounds the length of each mode's kernel moves to the neighbour
+on a grid under which the messages are likelier.
 
 Reference: Fang, Yu, Wang, Li, Kirby, Zhe 2024, "Functional Bayesian Tucker decomposition for continuous-indexed tensor
 data", ICLR, arXiv:2311.04829.
@@ -110,7 +110,8 @@ class FunctionalPosterior:
 
 def second_moment(factor: Smoothed) -> Array:
     """(n, r, r) E[u uᵀ]."""
-    return np.add(factor.cov, factor.mean[:, :, None] * factor.mean[:, None, :])
+    square: Array = factor.cov + factor.mean[:, :, None] * factor.mean[:, None, :]
+    return square
 
 
 def cosines(at: Array, rank: int) -> Array:

@@ -87,7 +87,9 @@ class NonnegativeCP(CompletionMethod):
         """
         layout = own_layout(self, problem)
         real_values(problem.observations, self.name)
-        return fit_tensors(problem, layout, lambda obs: _Hierarchical(self, obs, problem.rng, entries_of(obs)), self.steps)
+        return fit_tensors(
+            problem, layout, lambda obs: _Hierarchical(self, obs, problem.rng, entries_of(obs)), self.steps
+        )
 
 
 def entries_of(obs: Observations) -> CPEntries:

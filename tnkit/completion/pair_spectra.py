@@ -102,7 +102,8 @@ def clipped(entries: CPEntries) -> Tensor:
     if entries.root_weight is not None:
         plain = plain * entries.root_weight.to(torch.float32)
     size = float(plain.square().mean().sqrt()) or 1.0
-    return torch.clamp(plain / size, -1.0, 1.0)
+    found: Tensor = (plain / size).clamp(-1.0, 1.0)
+    return found
 
 
 def leading(matrix: Tensor, q: int) -> Tensor:
@@ -124,4 +125,5 @@ def leading(matrix: Tensor, q: int) -> Tensor:
         basis = torch.cat([part @ right for part in double]) / lengths
     if basis.shape[1] < q:
         basis = torch.nn.functional.pad(basis, (0, q - basis.shape[1]))
-    return basis.to(matrix.dtype)
+    found: Tensor = basis.to(matrix.dtype)
+    return found

@@ -6,9 +6,9 @@ change δ_k of each tensor with U_kᵀ δ_k = 0 outside the root; the blocks are
     ⟨δ, δ'⟩ = Σ_k tr(δ_k S_k δ'_kᵀ),        gradient: δ_k = (I − U_k U_kᵀ) ∇_k S_k⁻¹,
 
 with S_k the Gram matrix of the bond towards the root and ∇_k the plain gradient. A step: the exact line search of the
-linearised problem, α = −⟨η, grad⟩ / ‖P_Ω η‖²; retraction by truncation of X + αη, whose ranks are at most doubled; the old
-direction is carried over by projection; Polak–Ribière with restarts. Where no rank is given, ranks grow by one from the
-last point, as the control set allows.
+linearised problem, α = −⟨η, grad⟩ / ‖P_Ω η‖²; retraction by truncation of X + αη, whose ranks are at most doubled; the
+old direction is carried over by projection; Polak–Ribière with restarts. Where no rank is given, ranks grow by one
+from the last point, as the control set allows.
 
 References: Kressner, Steinlechner, Vandereycken 2014, doi:10.1007/s10543-013-0455-z (Tucker); Steinlechner 2016,
 doi:10.1137/15M1010506 (tensor trains, ranks by a control set).
@@ -149,7 +149,7 @@ class _Descent:
             tried = tuple(-g + beta * a for g, a in zip(gradient, along, strict=True))
             if float(geometry.inner(x, tried, gradient)) < -0.1 * float(square):
                 direction = tried
-        moved = torch.func.jvp(lambda *t: at_entries(t), x, direction)[1]
+        moved = _along(at_entries, x, direction)
         bend = float((w * moved.square()).sum())
         alpha = -float((residual * moved).sum()) / max(bend, 1e-300)
         after = geometry.retract(x, tuple(alpha * d for d in direction))
@@ -172,3 +172,15 @@ def _values_and_pullback(
         return torch.autograd.grad(values, leaves, residual)
 
     return values.detach(), pull
+
+
+def _along(f: Callable[[Tensors], Tensor], x: Sequence[Tensor], direction: Sequence[Tensor]) -> Tensor:
+    """The derivative of f in a direction, by differentiating its pullback, which is linear, twice."""
+    leaves = tuple(t.detach().requires_grad_() for t in x)
+    with torch.enable_grad():
+        values = f(leaves)
+        dual = torch.zeros_like(values).requires_grad_()
+        pulled = torch.autograd.grad(values, leaves, dual, create_graph=True)
+        total = torch.stack([(p * d).sum() for p, d in zip(pulled, direction, strict=True)]).sum()
+        (found,) = torch.autograd.grad(total, dual)
+    return found

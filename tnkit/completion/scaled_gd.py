@@ -7,7 +7,8 @@ starts from the leading eigenvectors of the unfoldings' Gram matrices without th
 from small random factors, and a rank that is too large does no harm.
 
 References: Tong, Ma, Prater-Bennette, Tripp, Chi 2022, "Scaling and scalability", JMLR 23, arXiv:2104.14526 (completion
-with the spectral start); Tong, Ma, Chi 2021, arXiv:2005.08898; Xu, Shen, Chi, Ma 2023, arXiv:2302.01186 (λ, small start).
+with the spectral start); Tong, Ma, Chi 2021, arXiv:2005.08898; Xu, Shen, Chi, Ma 2023, arXiv:2302.01186 (λ, small
+start).
 """
 
 from __future__ import annotations
@@ -139,7 +140,7 @@ class _Scaled:
         return (core - rate * by_core, *moved)
 
     def scaled(self, gram: Tensor, slope: Tensor) -> Tensor:
-        """slope (gram + λI)⁻¹."""
+        """Slope (gram + λI)⁻¹."""
         top = gram.diagonal().sum().clamp_min(torch.finfo(gram.dtype).tiny)
         shift = max(self.method.damping, 1e-12) * top * torch.eye(gram.shape[0], dtype=gram.dtype, device=gram.device)
         solved: Tensor = torch.linalg.solve(gram + shift, slope.mT)

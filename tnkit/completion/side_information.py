@@ -3,8 +3,8 @@
     min ½ Σ_e w_e (y_e − x̂_e)² + ½ Σ_k λ_k tr(A_kᵀ L_k A_k) + ridge,
 
 L_k the Laplacian of the graph of mode k, or that of a chain where the mode is time. The rows of a factor are then no
-longer independent: its normal equations, block diagonal plus L_k ⊗ I, are solved by conjugate gradients preconditioned by
-their blocks. A row without any entry, such as a sensor that is new, is told by its neighbours.
+longer independent: its normal equations, block diagonal plus L_k ⊗ I, are solved by conjugate gradients preconditioned
+by their blocks. A row without any entry, such as a sensor that is new, is told by its neighbours.
 
 References: Narita, Hayashi, Tomioka, Kashima 2012, doi:10.1007/s10618-012-0280-z (relation-regularised CP); Yu, Rao,
 Dhillon 2016 (temporal regularisation), NIPS, arXiv:1509.08333; Rao, Yu, Ravikumar, Dhillon 2015 (graphs, conjugate
@@ -201,12 +201,14 @@ class _Smooth:
         gram = gram + self.method.ridge * mean * eye
         laplacian = self.laplacians[mode]
         if laplacian is None:
-            return torch.linalg.solve(gram, rhs[..., None])[..., 0]
+            plain: Tensor = torch.linalg.solve(gram, rhs[..., None])[..., 0]
+            return plain
         weight = self.strength * mean
         blocks = torch.linalg.inv(gram + weight * eye)
 
         def normal_of(a: Tensor) -> Tensor:
-            return (gram @ a[..., None])[..., 0] + weight * torch.sparse.mm(laplacian, a)
+            found: Tensor = (gram @ a[..., None])[..., 0] + weight * torch.sparse.mm(laplacian, a)
+            return found
 
         a = factors[mode]
         rest = rhs - normal_of(a)

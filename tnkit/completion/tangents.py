@@ -63,7 +63,9 @@ class Geometry(ABC):
             basis, flat = self.flat(k, u), self.flat(k, slope)
             flat = flat - basis @ (basis.mT @ flat)
             shift = 1e-13 * gram.diagonal().sum() * torch.eye(gram.shape[0], dtype=gram.dtype, device=gram.device)
-            shift = shift + torch.finfo(gram.dtype).tiny * torch.eye(gram.shape[0], dtype=gram.dtype, device=gram.device)
+            shift = shift + torch.finfo(gram.dtype).tiny * torch.eye(
+                gram.shape[0], dtype=gram.dtype, device=gram.device
+            )
             found.append(torch.linalg.solve(gram + shift, flat.mT).mT.reshape(u.shape))
         return tuple(found)
 
@@ -172,7 +174,9 @@ class _Star(Geometry):
             places = [slice(0, n) for n in core.shape]
             places[k] = slice(r, 2 * r)
             wide[tuple(places)] = core
-        return Tucker.from_tensors((wide, *(torch.cat([u, v], dim=1) for u, v in zip(factors, tangent[1:], strict=True))))
+        return Tucker.from_tensors(
+            (wide, *(torch.cat([u, v], dim=1) for u, v in zip(factors, tangent[1:], strict=True)))
+        )
 
     def truncated(self, wide: TT | Tucker, x: Tensors) -> Tensors:
         assert isinstance(wide, Tucker)

@@ -3,8 +3,8 @@
     min Σ_n α_n/2 ‖Z_(n) − X_n Y_n‖²   with Z = M on the observed entries.
 
 A round, one unfolding after the other: X ← Z_(n) Yᵀ, Y ← (XᵀX)† Xᵀ Z_(n); then Z = Σ_n α_n fold(X_n Y_n) where nothing
-is known, and α_n ∝ 1/‖P_Ω(fold(X_n Y_n) − M)‖². Where the residual of an unfolding changes by less than a hundredth, its
-rank grows by one with a random row for Y that is orthogonal to the others (the rank-increasing strategy).
+is known, and α_n ∝ 1/‖P_Ω(fold(X_n Y_n) − M)‖². Where the residual of an unfolding changes by less than a hundredth,
+its rank grows by one with a random row for Y that is orthogonal to the others (the rank-increasing strategy).
 
 Reference: Xu, Hao, Yin, Su 2015, "Parallel matrix factorization for low-rank tensor completion",
 doi:10.3934/ipi.2015.9.601.
@@ -137,7 +137,8 @@ class _Factors:
         row = normal((1, y.shape[1]), y, generator(number, y.device))
         basis = torch.linalg.qr(y.mT)[0]
         row = row - (row @ basis) @ basis.mT
-        return row * (y.norm() / y.shape[0] ** 0.5 / row.norm().clamp_min(1e-30))
+        found: Tensor = row * (y.norm() / y.shape[0] ** 0.5 / row.norm().clamp_min(1e-30))
+        return found
 
     def dense(self, state: _State) -> Tensor:
         """The array."""
