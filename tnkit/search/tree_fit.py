@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from math import exp, log, prod
+from math import exp, inf, log, prod
 
 import torch
 from torch import Tensor
@@ -32,6 +32,7 @@ _SHARE, _LARGE_SHARE = 0.02, 0.1  # of the squared error that is allowed
 _LARGE = 2**20  # entries from which the larger share is given, and single precision where it resolves what is allowed
 _SINGLE = 1e-2  # relative error from which it does
 _RESOLVED = 300.0  # times machine eps: the share of the energy above which a difference of energies is an error
+_STALLED = 1e-4  # fall of the squared error below which sweeps at ranks end
 _ROUNDS, _AGAIN = 3, 0.998  # of a polish; one that leaves more than this part of the size is the last
 
 
@@ -216,6 +217,22 @@ class TreeFits:
         ranks = self.ranks(graph)
         first = Graph(graph.shape, graph.nodes, {b: max(r, 2) for b, r in ranks.items()})
         found = refined(start_from(self.core, first, self.rng), self.aim, price=self.price(graph, ranks))
+        return on_array(self.core, found, self.x).network()
+
+    def at_ranks(self, graph: Graph, *, steps: int) -> tuple[Graph, tuple[Tensor, ...]]:
+        """A tree at its ranks, or less where it cannot use them: HOOI for any tree, in the core.
+
+        Reference: De Lathauwer, De Moor & Vandewalle 2000, doi:10.1137/S0895479898346995, for Tucker.
+        """
+        found = start_from(self.core, graph, self.rng)
+        found.floor2 = self.aim.floor2(found)
+        before = inf
+        for _ in range(steps):
+            found.sweep(None)
+            now = found.error2
+            if now > before * (1 - _STALLED) or self.control.out_of_time:
+                break
+            before = now
         return on_array(self.core, found, self.x).network()
 
     def polish(self, graph: Graph, tensors: Sequence[Tensor]) -> tuple[Graph, tuple[Tensor, ...]]:
