@@ -9,6 +9,7 @@ from tnkit.search.packing import PackingSearch, packed_ranks
 from tnkit.search.portfolio import Portfolio, unfoldings
 from tnkit.search.proposer import STRATEGIES, Proposal, Proposer, Setting
 from tnkit.search.random_graphs import RandomSearch
+from tnkit.search.reshapes import reshapings, run_reshaped
 from tnkit.search.runner import Limits, run_search
 from tnkit.search.several import Several
 from tnkit.search.trees import TreeSearch
@@ -35,6 +36,8 @@ __all__ = [
     "TuckerFront",
     "packed_ranks",
     "pareto_front",
+    "reshapings",
+    "run_reshaped",
     "run_search",
     "tucker_front",
     "unfoldings",
