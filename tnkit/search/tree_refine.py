@@ -19,6 +19,7 @@ __all__ = ["Aim", "refined", "squeezed", "trimmed"]
 _PRICES = 12  # that are tried at the most
 _SWEEPS = 4  # at one price, at the most
 _SETTLED = 2e-3  # fall of entries + μ error² below which sweeps at a price end
+_USED = 0.995  # share of what is allowed, from which there is no use in another price
 _TRIES = 40  # single ranks that are tried
 _FOLLOW = 3  # sweeps after a change, as long as they may reach the error
 _HOPE = 1.03  # times the allowed error² that a change of ranks may be estimated at: sweeps lower it
@@ -49,6 +50,11 @@ class Aim:
         """The tails below which spectra need not be exact."""
         return None if self.error2 is None else 1e-3 * min(self.error2, state.norm2)
 
+    def tight(self, state: TreeState) -> bool:
+        """Whether what is allowed is kept, and used."""
+        used = self.over(state) if self.error2 is not None else 1.0 / self.over(state)
+        return _USED < used <= 1.0
+
     def over(self, state: TreeState) -> float:
         """Above 1 where a larger price is wanted."""
         if self.error2 is not None:
@@ -73,14 +79,15 @@ def refined(state: TreeState, aim: Aim, *, price: float | None = None, reshape: 
         about 30 sweeps, each of some reads of the array.
     """
     low, high = 0.0, inf  # prices: too small, large enough
-    begun = aim.error2 if aim.error2 else max(state.error2, 1e-6 * state.norm2)
+    begun = aim.error2 if aim.error2 else max(state.error2, 1e-2 * state.norm2)
     price = price or 0.5 * state.n_params / begun
     here = state.copy()
     here.floor2 = aim.floor2(here)
     best = here.copy()
     last: tuple[float, float] | None = None
     for _ in range(_PRICES):
-        here = here.copy()
+        here = here.copy() if here.bonds else state.copy()  # a single node has nothing to change
+        here.floor2 = aim.floor2(here)
         _settle(here, price, aim, reshape=reshape)
         if aim.score(here) < aim.score(best):
             best = here
@@ -94,7 +101,7 @@ def refined(state: TreeState, aim: Aim, *, price: float | None = None, reshape: 
         if low and high < inf:
             if high < 1.02 * low:
                 break
-            if 0.995 < over <= 1.0:
+            if aim.tight(here):
                 break
             price = sqrt(low * high)
             if last is not None and (last[1] > 1) != (over > 1):

@@ -17,7 +17,7 @@ Example:
     >>> for _ in range(3):
     ...     state.sweep(1e4, reshape=True)
     >>> state.n_params, round(state.error2, 9)  # the two pairs of modes, apart
-    (34, 0.0)
+    (32, 0.0)
 """
 
 from __future__ import annotations
