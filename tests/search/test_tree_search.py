@@ -12,8 +12,9 @@ from tnkit.search import Graph
 from tnkit.search.graph import chain, star
 from tnkit.search.objective import DenseObjective
 from tnkit.search.tree_fit import TreeFits, core_of, in_core, on_array, start_from
-from tnkit.search.tree_refine import Aim, refined, squeezed, trimmed
+from tnkit.search.tree_refine import refined, squeezed
 from tnkit.search.tree_state import TreeState
+from tnkit.search.tree_trades import Aim, trimmed
 from tnkit.solvers import Control
 
 
@@ -83,8 +84,11 @@ def test_a_size_is_kept() -> None:
     x = noisy((6, 5, 6, 4), 2)
     errors = []
     for size in (40, 80, 200):
-        state = refined(TreeState.star(x, x.shape), Aim(None, size, lambda: False))
-        assert state.n_params <= size
+        aim = Aim(None, size, lambda: False)
+        first = refined(TreeState.star(x, x.shape), aim)
+        state = trimmed(first, aim)
+        assert max(first.n_params, state.n_params) <= size
+        assert state.error2 <= first.error2
         errors.append(state.error2)
     assert errors == sorted(errors, reverse=True)
 

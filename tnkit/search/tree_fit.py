@@ -22,8 +22,9 @@ from tnkit.decompose.nested import project_nested
 from tnkit.formats.trees import absorb, tree_of
 from tnkit.linalg import choose_ranks, energy, split
 from tnkit.search.graph import Bond, Graph
-from tnkit.search.tree_refine import Aim, refined, squeezed, trimmed
+from tnkit.search.tree_refine import refined, squeezed
 from tnkit.search.tree_state import TreeState
+from tnkit.search.tree_trades import Aim, trimmed
 from tnkit.solvers import Control
 
 __all__ = ["Core", "TreeFits", "core_of", "in_core", "mask_beyond", "on_array", "start_from"]

@@ -1,66 +1,22 @@
-"""The smallest tree for an error, or the best for a size: a search for the price of the error, then single ranks.
+"""The smallest tree for an error, or the best for a size: a search for the price of the error.
 
 At a price μ the sweeps of a `TreeState` lower entries + μ error²; a larger price gives a smaller error. The price at
-which what is asked is just kept is found by bisection, every step from the state of the last. What whole ranks leave
-unused is then spent by single ranks: one is lowered, or one is raised and others are lowered, as the spectra of all
-bonds say that it may hold, and the sweeps that follow decide.
+which what is asked is just kept is found by bisection, every step from the state of the last. Prices reach the convex
+hull of what is possible only; what is left is spent by single splits (`squeezed`) and ranks (`tree_trades`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from math import inf, log, sqrt
 
 from tnkit.search.tree_state import TreeState
+from tnkit.search.tree_trades import Aim
 
-__all__ = ["Aim", "refined", "squeezed", "trimmed"]
+__all__ = ["refined", "squeezed"]
 
 _PRICES = 12  # that are tried at the most
 _SWEEPS = 4  # at one price, at the most
 _SETTLED = 2e-3  # fall of entries + μ error² below which sweeps at a price end
-_USED = 0.995  # share of what is allowed, from which there is no use in another price
-_TRIES = 40  # single ranks that are tried
-_FOLLOW = 3  # sweeps after a change, as long as they may reach the error
-_HOPE = 1.03  # times the allowed error² that a change of ranks may be estimated at: sweeps lower it
-
-
-@dataclass(frozen=True, slots=True)
-class Aim:
-    """What is asked of a tree.
-
-    Attributes:
-        error2: the squared error that is allowed, or None.
-        max_params: entries that are allowed, or None.
-        out_of_time: asked between sweeps.
-    """
-
-    error2: float | None
-    max_params: int | None
-    out_of_time: Callable[[], bool]
-
-    def score(self, state: TreeState) -> tuple[float, float]:
-        """To be least."""
-        size, error2 = state.n_params, state.error2
-        if self.error2 is None:
-            return (error2 if self.max_params is None or size <= self.max_params else inf, size)
-        return (size if error2 <= self.error2 else inf, error2)
-
-    def floor2(self, state: TreeState) -> float | None:
-        """The tails below which spectra need not be exact."""
-        return None if self.error2 is None else 1e-3 * min(self.error2, state.norm2)
-
-    def tight(self, state: TreeState) -> bool:
-        """Whether what is allowed is kept, and used."""
-        used = self.over(state) if self.error2 is not None else 1.0 / self.over(state)
-        return _USED < used <= 1.0
-
-    def over(self, state: TreeState) -> float:
-        """Above 1 where a larger price is wanted."""
-        if self.error2 is not None:
-            return state.error2 / max(self.error2, 1e-300)
-        assert self.max_params is not None
-        return self.max_params / state.n_params
 
 
 def refined(state: TreeState, aim: Aim, *, price: float | None = None, reshape: bool = True) -> TreeState:
@@ -127,74 +83,6 @@ def _settle(state: TreeState, price: float, aim: Aim, *, reshape: bool) -> None:
         if now > before * (1 - _SETTLED) or aim.out_of_time():
             return
         before = now
-
-
-def trimmed(state: TreeState, aim: Aim, *, tries: int = _TRIES) -> TreeState:
-    """Single ranks lowered, or traded, while the error is kept; the shape of the tree stays.
-
-    Args:
-        state: one that keeps the error, else it is given back.
-        aim: with an error.
-        tries: changes that are tried.
-    """
-    if aim.error2 is None or state.error2 > aim.error2:
-        return state
-    best = state.copy()
-    best.floor2 = aim.floor2(best)
-    best.sweep(None)
-    failed: set[tuple[tuple[int, int], ...]] = set()
-    for _ in range(tries):
-        if aim.out_of_time():
-            break
-        change = _change(best, aim.error2, failed)
-        if change is None:
-            break
-        tried = best.copy()
-        ranks = {leg: cut.rank for leg, cut in best.known.items()} | dict(change)
-        for leg, rank in sorted(change, key=lambda c: c[1] <= best.known[c[0]].rank):  # those that are raised first
-            tried.fit_pair(leg, None, rank=rank)
-        before = tried.error2
-        for _ in range(_FOLLOW):
-            tried.sweep(None)
-            now = tried.error2
-            if now <= aim.error2 or now - aim.error2 > 2 * (before - now):
-                break
-            before = now
-        if tried.error2 <= aim.error2 and tried.n_params < best.n_params:
-            best = tried
-        else:
-            failed.add(tuple(sorted(ranks.items())))
-    return best
-
-
-def _change(
-    state: TreeState, allowed2: float, failed: set[tuple[tuple[int, int], ...]]
-) -> tuple[tuple[int, int], ...] | None:
-    """The change of one or two ranks that saves most, by what the spectra of the bonds say."""
-    now, known = state.error2, {leg: cut for leg, cut in state.known.items() if leg in state.bonds}
-    ranks = {leg: cut.rank for leg, cut in known.items()}
-    lower: list[tuple[tuple[int, int], int, float]] = []  # ((bond, rank), entries, squared error)
-    higher: list[tuple[tuple[int, int] | None, int, float]] = [(None, 0, 0.0)]
-    for leg, cut in known.items():
-        s2 = cut.s2.tolist()
-        lost = 0.0
-        for rank in range(cut.rank - 1, 0, -1):
-            lost += s2[rank]
-            if now + lost > allowed2 * _HOPE + (max(s2[cut.rank :], default=0.0) if len(known) > 1 else 0.0) * 8:
-                break
-            lower.append(((leg, rank), (cut.rank - rank) * cut.price, lost))
-        gained = 0.0
-        for rank in range(cut.rank, min(cut.rank + 4, len(s2))):
-            gained += s2[rank]
-            higher.append(((leg, rank + 1), (rank + 1 - cut.rank) * cut.price, gained))
-    options = []
-    for up, cost, gain in higher:
-        for down, saved, lost in lower:
-            if saved > cost and now + lost - gain <= allowed2 * _HOPE and (up is None or up[0] != down[0]):
-                change = (down,) if up is None else (up, down)
-                if tuple(sorted((ranks | dict(change)).items())) not in failed:
-                    options.append((cost - saved, lost - gain, change))
-    return min(options)[2] if options else None
 
 
 def squeezed(state: TreeState, aim: Aim, *, rounds: int = 8) -> TreeState:
