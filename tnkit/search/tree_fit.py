@@ -22,8 +22,9 @@ from tnkit.decompose.nested import project_nested
 from tnkit.formats.trees import absorb, tree_of
 from tnkit.linalg import choose_ranks, energy, split
 from tnkit.search.graph import Bond, Graph
+from tnkit.search.tree_bounds import MOST_MODES
 from tnkit.search.tree_refine import refined, squeezed
-from tnkit.search.tree_state import TreeState
+from tnkit.search.tree_state import Tails, TreeState
 from tnkit.search.tree_trades import Aim, trimmed
 from tnkit.solvers import Control
 
@@ -34,7 +35,7 @@ _LARGE = 2**20  # entries from which the larger share is given, and single preci
 _SINGLE = 1e-2  # relative error from which it does
 _RESOLVED = 300.0  # times machine eps: the share of the energy above which a difference of energies is an error
 _STALLED = 1e-4  # fall of the squared error below which sweeps at ranks end
-_ROUNDS, _AGAIN = 3, 0.998  # of a polish; one that leaves more than this part of the size is the last
+_ROUNDS = 3  # of a polish
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -217,7 +218,9 @@ class TreeFits:
         """
         ranks = self.ranks(graph)
         first = Graph(graph.shape, graph.nodes, {b: max(r, 2) for b, r in ranks.items()})
-        found = refined(start_from(self.core, first, self.rng), self.aim, price=self.price(graph, ranks))
+        start = start_from(self.core, first, self.rng)
+        start.tails = self.tails
+        found = refined(start, self.aim, price=self.price(graph, ranks))
         return on_array(self.core, found, self.x).network()
 
     def at_ranks(self, graph: Graph, *, steps: int) -> tuple[Graph, tuple[Tensor, ...]]:
@@ -243,16 +246,20 @@ class TreeFits:
             up to some hundred sweeps over the core.
         """
         aim, best = self.aim, in_core(self.core, graph, tensors)
+        best.tails = self.tails
+        best = trimmed(best, aim)
         for _ in range(_ROUNDS):
             size = best.n_params
-            best = squeezed(trimmed(best, aim), aim)
-            again = refined(best, aim)
-            if aim.score(again) < aim.score(best):
-                best = again
-            if aim.out_of_time() or best.n_params > _AGAIN * size:
+            best = squeezed(best, aim)
+            if aim.out_of_time() or best.n_params >= size:
                 break
-        best = trimmed(best, aim)
+            best = trimmed(best, aim)
         return on_array(self.core, best, self.x).network()
+
+    @property
+    def tails(self) -> Tails | None:
+        """What every cut loses, where the spectra of all are taken."""
+        return self.cuts.tails if self.x.ndim <= MOST_MODES else None
 
     @property
     def aim(self) -> Aim:

@@ -22,19 +22,25 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from math import inf, prod
+from typing import TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tnkit.formats.trees import absorb, unfold
 from tnkit.linalg import energy, spectrum
 from tnkit.search.graph import Bond, Graph
 
-__all__ = ["Cut", "TreeState"]
+__all__ = ["Cut", "Tails", "TreeState"]
+
+#: The modes on one side of a cut, a bit mask -> its squared errors at ranks 0, 1, ….
+Tails: TypeAlias = "Callable[[int], NDArray[np.float64]]"
 
 _ALL_SPLITS = 6  # legs of a pair up to which all its splits are looked at
 _WIDE = 700  # the shorter side of a split above which only the one that is there is looked at
@@ -78,6 +84,7 @@ class TreeState:
         self.legs = {node: list(own) for node, own in legs.items()}
         self.tensors, self.centre = dict(tensors), centre
         self.known: dict[int, Cut] = {}
+        self.tails: Tails | None = None  # what every cut of the array loses at each rank, by its modes, to skip splits
         self.floor2: float | None = None  # tails below which spectra need not be exact; None: as exact as can be
         self._chain: list[tuple[int, Tensor, int, Tensor, list[int]]] = []  # (node, its tensor, outgoing leg, result)
 
@@ -95,7 +102,7 @@ class TreeState:
         other.x, other.sizes, other.norm2, other.centre = self.x, self.sizes, self.norm2, self.centre
         other.legs = {node: list(own) for node, own in self.legs.items()}
         other.tensors, other.known, other._chain = dict(self.tensors), dict(self.known), list(self._chain)
-        other.floor2 = self.floor2
+        other.floor2, other.tails = self.floor2, self.tails
         return other
 
     # -- what it is
@@ -199,6 +206,7 @@ class TreeState:
         here = frozenset(k for k in self.legs[a] if k != leg)
         kept2 = energy(t.reshape(1, -1))
         whole = float(prod(full.values())) if reshape else inf
+        masks = self._beyond(a, b, leg) if self.tails is not None and reshape else {}
         if allowed2 is not None and self.norm2 - kept2 > allowed2:
             return
 
@@ -221,6 +229,11 @@ class TreeState:
             short = min(prod(dims[k] for k in rows), prod(dims[k] for k in columns))
             if left is not here and (short > _WIDE or (best is not None and ends >= min(best[0], whole))):
                 continue
+            if best is not None and price is not None and self.tails is not None:
+                tails = self.tails(sum(masks[k] for k in rows))
+                least = np.arange(1, len(tails)) * ends + price * np.maximum(tails[1:] - (self.norm2 - kept2), 0.0)
+                if float(least.min()) >= min(best[0], whole):
+                    continue
             matrix = t.permute([outer.index(k) for k in rows + columns]).reshape(prod(dims[k] for k in rows), -1)
             tail2 = self.floor2 if price is None else 0.1 * ends / price
             found = spectrum(matrix, tail2=tail2, norm2=kept2)
@@ -279,6 +292,18 @@ class TreeState:
                         found.append((other, leg))
                         stack.append(other)
         return found
+
+    def _beyond(self, a: int, b: int, between: int) -> dict[int, int]:
+        """The modes beyond each leg of a pair, as bit masks."""
+        ends = self.bonds
+
+        def modes(leg: int, node: int) -> int:
+            if leg < self.x.ndim:
+                return 1 << leg
+            other = ends[leg][0] + ends[leg][1] - node
+            return sum(modes(further, other) for further in self.legs[other] if further != leg)
+
+        return {leg: modes(leg, node) for node in (a, b) for leg in self.legs[node] if leg != between}
 
     def _nearest(self, wanted: set[int]) -> int:
         """The bond of some that is reached first from the centre."""
