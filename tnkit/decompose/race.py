@@ -59,8 +59,8 @@ class _Field:
 
     def chosen(self, which: Tensor) -> _Field:
         return _Field(
-            tuple(t[which] for t in self.tensors),
-            tuple(t[which] for t in self.before),
+            tuple(t[which.to(t.device)] for t in self.tensors),
+            tuple(t[which.to(t.device)] for t in self.before),
             self.errors[which],
             self.pace[which],
             self.most[which],
