@@ -305,8 +305,8 @@ def cases(seeds: int, *, quick: bool = False) -> dict[str, Callable[[], Iterator
     if HAS["tensorly"]:
         found |= {str(rows.__doc__): rows for rows in (reshaped_case, core_case)}
     found |= {str(rows.__doc__): rows for rows in (tree_case, rgtn_case)}
-    found[str(beside.__doc__)] = lambda: beside(seeds, 0.5 if quick else 5.0)
-    found[str(warm_case.__doc__)] = lambda: warm_case(seeds, 1.0 if quick else 30.0)
+    found[str(beside.__doc__)] = lambda: beside(seeds, 0.5 if quick else 2.0)
+    found[str(warm_case.__doc__)] = lambda: warm_case(seeds, 1.0 if quick else 15.0)
     if quick:
         return {name: rows for name, rows in found.items() if name.startswith(("kinetic", "strategies", "warm"))}
     return found

@@ -155,13 +155,12 @@ def random_tree(order: int, n: int, seed: int) -> Graph:
 
 
 def core_cases() -> Iterator[tuple[str, Callable[[], Tensor], int]]:
-    """(name, data, size): three arrays at a 500th, a 200th and a 50th of their entries."""
+    """(name, data, size): three arrays at three parts of their entries each."""
     if find_spec("tensorly"):
-        for name, make, entries in (
-            ("kinetic", kinetic, 64 * 12 * 10 * 60),
-            ("Indian Pines", pines, 145 * 145 * 200),
-            ("serology", serology, 438 * 6 * 11),
+        for name, make, entries, parts in (
+            ("kinetic", kinetic, 64 * 12 * 10 * 60, (500, 200, 50)),
+            ("Indian Pines", pines, 145 * 145 * 200, (500, 200, 50)),
+            ("serology", serology, 438 * 6 * 11, (50, 20, 10)),
         ):
-            for part in (500, 200, 50):
-                if entries // part > 500:
-                    yield name, make, entries // part
+            for part in parts:
+                yield name, make, entries // part

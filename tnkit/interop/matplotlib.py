@@ -74,9 +74,9 @@ def plot_network(candidate: Candidate, path: PathLikeStr | None = None) -> Figur
         axes.plot([xa, xb], [ya, yb], color=_GREY, linewidth=1 + 1.5 * log10(max(rank, 1)), zorder=1)
         axes.annotate(str(rank), ((xa + xb) / 2, (ya + yb) / 2), fontsize=8, ha="center", va="center")
     for node, own in enumerate(topology.inputs):
-        modes = [f"{label}\n{sizes[label]}" for label in own if label in topology.output]
+        modes = [f"{label}:{sizes[label]}" for label in own if label in topology.output]
         x, y = places[node]
-        axes.scatter([x], [y], s=900 if modes else 120, color=_GREEN if modes else "black", zorder=2)
+        axes.scatter([x], [y], s=900 + 300 * len(modes) if modes else 120, color=_GREEN if modes else "black", zorder=2)
         if modes:
             axes.annotate("\n".join(modes), (x, y), color="white", fontsize=7, ha="center", va="center")
     axes.set_title(f"{candidate.fit.n_params:,} numbers, error {candidate.fit.rel_error:.3g}", fontsize=9)

@@ -84,11 +84,10 @@ class SearchResult:
             parts.append(f"next {second.label} with error {second.fit.rel_error:.3g}, {second.fit.n_params:,} numbers")
         parts.append(f"of {max(self.evaluations, len(self.tried))} that were fitted")
         for what, least in self.bounds:
-            gap = best.fit.n_params / least - 1
+            gap = 1 - least / best.fit.n_params
             if gap >= 0:
-                parts.append(
-                    f"{what} needs {least:,}: " + ("none is smaller" if gap == 0 else f"at most {gap:.1%} to gain")
-                )
+                left = "none is smaller" if gap == 0 else f"at most {gap:.1%} to save"
+                parts.append(f"{what} needs {least:,}: {left}")
         return "; ".join(parts)
 
     @property
