@@ -120,6 +120,7 @@ def complete(
         elapsed_s=monotonic() - begun,
         history=fit.history,
         back=obs.back,
+        spread=fit.std,
     )
 
 
@@ -177,6 +178,8 @@ def _request(obs: Observations, format: Any, rank: Any, method: Any) -> tuple[Co
         if named is None:
             return CompletionALS(), spec, f"the method for any format; {spec.name} was asked for"
         return named, spec, "as asked for"
+    if named is not None and named.only:
+        return named, as_spec(named.only), "as asked for"
     if not _is_auto(rank):
         raise OptionError(f'rank={rank!r} with format "auto" says nothing. Name a format, or leave rank out.')
     if named is not None:
