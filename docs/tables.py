@@ -101,6 +101,51 @@ def bars() -> list[list[str]]:
     ]
 
 
+def completed() -> list[list[str]]:
+    """The completion cases: every contender, means over pictures and seeds, the best first."""
+    rows = [row for row in figures("bench_completion")["rows"] if not row["failed"]]
+    head = ["case", "who", "PSNR dB", "SSIM", "RSE", "RMSE", "MAE", "processor s, largest", "arrays × seeds"]
+    return [head, *(line for case in dict.fromkeys(row["case"] for row in rows) for line in completed_case(case, rows))]
+
+
+def completed_case(case: str, rows: list[dict]) -> list[list[str]]:
+    mine = [row for row in rows if row["case"] == case]
+    groups = {who: [row for row in mine if row["who"] == who] for who in dict.fromkeys(row["who"] for row in mine)}
+    lines = []
+    for who, group in sorted(groups.items(), key=lambda pair: mean([row["rse"] for row in pair[1]])):
+        how = ", ".join(sorted({row["how"] for row in group if row["how"]})) if who == "auto" else ""
+        psnr, ssim = (mean([row[key] for row in group if row[key] is not None]) for key in ("psnr", "ssim"))
+        cells = ["" if psnr is None else f"{psnr:.2f}", "" if ssim is None else f"{ssim:.3f}"]
+        cells += [f"{mean([row[key] for row in group]):.4g}" for key in ("rse", "rmse", "mae")]
+        cells += [f"{max(row['cpu_s'] for row in group):.1f}"]
+        pictures, seeds = (len({row[key] for row in group}) for key in ("picture", "seed"))
+        lines.append([case, f"**auto** ({how})" if how else who, *cells, f"{pictures} × {seeds}"])
+    return lines
+
+
+def mean(values: list[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def planted() -> list[list[str]]:
+    """Planted low rank: the error beside the reference, and how often the rank was found."""
+    rows = figures("bench_completion_planted")
+    head = ["case", "error, mean", "× reference, largest", "rank right", "processor s, largest"]
+    lines = []
+    for case in dict.fromkeys(row["case"] for row in rows):
+        mine = [row for row in rows if row["case"] == case]
+        ratio = max(row["error"] / row["beside"] for row in mine)
+        right = f"{sum(row['right'] for row in mine)} of {len(mine)}"
+        error = sum(row["error"] for row in mine) / len(mine)
+        lines.append([case, f"{error:.2e}", f"{ratio:.2f}", right, f"{max(row['cpu_s'] for row in mine):.1f}"])
+    return [head, *lines]
+
+
+def published() -> list[list[str]]:
+    """Figures of papers, which were not measured here."""
+    return [["case", "who", "published", "where"], *(list(row) for row in figures("bench_completion")["published"])]
+
+
 def machine() -> list[list[str]]:
     found = figures("bench_decompose")["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in found.pop("versions").items())
@@ -142,6 +187,9 @@ TABLES: dict[str, Callable[[], list[list[str]]]] = {
     "bars": bars,
     "machine": machine,
     "searches": searches,
+    "completed": completed,
+    "planted": planted,
+    "published": published,
 }
 
 
