@@ -115,6 +115,7 @@ def complete(
         history=fit.history,
         back=obs.back,
         spread=fit.std,
+        function=fit.function,
     )
 
 
