@@ -22,7 +22,9 @@ from tnkit.solvers import Control, Status, StepInfo
 __all__ = ["NOTHING_MISSING", "CompletionFit", "CompletionMethod", "CompletionProblem", "own_layout", "register"]
 
 NOTHING_MISSING = Status(
-    "nothing_missing", True, "every entry is observed, so nothing was filled in; the fit is one of the whole array"
+    "nothing_missing",
+    True,
+    "every entry is observed, so `filled` is the array itself; what format= or method= names was fitted to all of it",
 )
 
 
