@@ -127,7 +127,7 @@ class Completion:
         if self.spread is None:
             raise OptionError(f'method "{self.method}" gives no standard deviations. Use method="funbat".')
         values = self.observations.values
-        return self.back(self.spread(normalize_indices(indices, self.shape, values.device)).to(values.real.dtype))
+        return self.back(self.spread(normalize_indices(indices, self.shape, values.device)).to(values.real))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
