@@ -146,6 +146,39 @@ def published() -> list[list[str]]:
     return [["case", "who", "published", "where"], *(list(row) for row in figures("bench_completion")["published"])]
 
 
+def coordinates() -> list[list[str]]:
+    """Completion of coordinates, by the number of entries."""
+    head = ["entries", "rank asked", "rank", "seconds", "peak GB", "error", "error of an oracle"]
+    rows = figures("bench_completion_coordinates")["rows"]
+    return [head, *(coordinates_row(row) for row in rows)]
+
+
+def coordinates_row(row: dict) -> list[str]:
+    size = [f"{row['entries']:,}", row["rank_asked"], str(row["rank"]), f"{row['seconds']:.0f}"]
+    return [*size, f"{row['peak_bytes'] / 1e9:.2f}", f"{row['error']:.3f}", f"{row['oracle_error']:.3f}"]
+
+
+def smooth() -> list[list[str]]:
+    """Smooth factors beside Tucker on the best grid."""
+    head = [
+        "function",
+        "seed",
+        "rank",
+        "error",
+        "on the best grid",
+        "90 % intervals cover",
+        "of the function",
+        "seconds",
+    ]
+    rows = figures("bench_functional")["rows"]
+    return [[*head, "seconds"], *(smooth_row(row) for row in rows)]
+
+
+def smooth_row(row: dict) -> list[str]:
+    who = [row["function"], str(row["seed"]), str(row["rank"]), f"{row['rmse']:.3f}", f"{row['grid_rmse']:.3f}"]
+    return [*who, f"{row['coverage_noisy']:.3f}", f"{row['coverage_function']:.3f}", f"{row['seconds']:.0f}"]
+
+
 def machine() -> list[list[str]]:
     found = figures("bench_decompose")["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in found.pop("versions").items())
@@ -190,6 +223,8 @@ TABLES: dict[str, Callable[[], list[list[str]]]] = {
     "completed": completed,
     "planted": planted,
     "published": published,
+    "coordinates": coordinates,
+    "smooth": smooth,
 }
 
 

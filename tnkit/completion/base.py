@@ -53,12 +53,13 @@ class CompletionFit:
 
     Attributes:
         tensors: in the order of the layout's topology, or None where the method fits no format.
-        dense: the completed array, or None where there are tensors.
+        dense: the completed array, or None where there are tensors or a function.
         heldout_error: relative error on observed entries that were held out, or None where none were.
         train_error: relative error on all observed entries.
         status: how it ended.
         history: the steps; their error is that of the held-out entries where some are held out.
         std: from (M, d) indices to (M,) standard deviations of the model there, where the method knows them.
+        function: from (M, d) indices to (M,) values, where the method has neither tensors nor a dense array.
     """
 
     tensors: tuple[Tensor, ...] | None
@@ -68,6 +69,7 @@ class CompletionFit:
     status: Status
     history: tuple[StepInfo, ...] = ()
     std: Callable[[Tensor], Tensor] | None = None
+    function: Callable[[Tensor], Tensor] | None = None
 
 
 class CompletionMethod(ABC):

@@ -54,8 +54,8 @@ def complete(
             argument there.
         rank: an int (every bond), a tuple, a mapping by bond, a fraction of the dense entries, or "auto": grown while
             the held-out error falls.
-        method: "auto", "als", "patches", "tctv", "halrtc", "truncated", "tnn", "robust", "robust_tubal", "biharmonic",
-            or a config such as `CompletionALS(max_steps=50)`.
+        method: "auto", a name ("als", "coordinates", "robust", "funbat", "patches", "tctv" …: `tk.registry.COMPLETIONS`
+            lists them, the guide says when each), or a config such as `CompletionALS(max_steps=50)`.
         time_limit_s: seconds after which the best so far is given; so does Ctrl-C.
         rng: a seed or a generator; 0 by default, so that the same call gives the same answer.
         progress: True for a progress line on standard error, or a function that hears of every step.
@@ -121,6 +121,7 @@ def complete(
         history=fit.history,
         back=obs.back,
         spread=fit.std,
+        function=fit.function,
     )
 
 
