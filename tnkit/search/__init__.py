@@ -18,14 +18,17 @@ from tnkit.search.loops import LoopSearch
 from tnkit.search.loss import LossObjective
 from tnkit.search.objective import DenseObjective, Objective, Trial
 from tnkit.search.observed import ObservedObjective
+from tnkit.search.packing import PackingSearch, packed_ranks
 from tnkit.search.portfolio import Portfolio, unfoldings
 from tnkit.search.proposer import STRATEGIES, Proposal, Proposer, Setting
 from tnkit.search.random_graphs import RandomSearch
+from tnkit.search.reshapes import reshapings, run_reshaped
 from tnkit.search.runner import Limits, run_search
 from tnkit.search.several import Several
 from tnkit.search.svdinstn import SVDinsTN
 from tnkit.search.synthesis import Synthesis
 from tnkit.search.trees import TreeSearch
+from tnkit.search.tucker_front import TuckerFront, tucker_front
 
 __all__ = [
     "ARD",
@@ -47,6 +50,7 @@ __all__ = [
     "Objective",
     "ObjectiveResult",
     "ObservedObjective",
+    "PackingSearch",
     "Portfolio",
     "Proposal",
     "Proposer",
@@ -61,8 +65,13 @@ __all__ = [
     "TnALE",
     "TreeSearch",
     "Trial",
+    "TuckerFront",
+    "packed_ranks",
     "pareto_front",
+    "reshapings",
     "run_objective",
+    "run_reshaped",
     "run_search",
+    "tucker_front",
     "unfoldings",
 ]

@@ -115,5 +115,5 @@ class AskTell:
         """The fit that `tk.search` would do."""
         objective = self.setting.objective
         if proposal.free_ranks:
-            return objective.fit_tree(proposal.graph)
+            return objective.fit_tree(proposal.graph, proposal.parent)
         return objective.fit(proposal.graph, proposal.parent, steps=proposal.steps, starts=proposal.starts)

@@ -36,7 +36,7 @@ def fitted(objective: Objective, proposal: Proposal, seed: int) -> Trial:
     known = f"{proposal.graph.key} {proposal.steps} {proposal.starts} {proposal.free_ranks}"
     objective.rng = torch.Generator(objective.rng.device).manual_seed(seed ^ crc32(known.encode()))
     if proposal.free_ranks:
-        return objective.fit_tree(proposal.graph)
+        return objective.fit_tree(proposal.graph, proposal.parent)
     return objective.fit(proposal.graph, proposal.parent, steps=proposal.steps, starts=proposal.starts)
 
 

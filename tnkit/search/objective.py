@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from tnkit.decompose import ALS, Problem, Target
-from tnkit.decompose.cut_spectra import Atoms, CutSpectra
+from tnkit.decompose.cut_spectra import CutSpectra
 from tnkit.decompose.descent import Trial as Solved
 from tnkit.decompose.hierarchical import fit_tree
 from tnkit.decompose.rank_search import measured
@@ -26,12 +26,12 @@ from tnkit.decompose.tree_svd import is_tree
 from tnkit.search.graph import Graph, chain
 from tnkit.search.reduced import Reduced
 from tnkit.search.together import fit_together, suits
+from tnkit.search.tree_fit import TreeFits
 from tnkit.solvers import CONVERGED, Control
 
 __all__ = ["DenseObjective", "Objective", "Trial"]
 
 _CUTS = 12  # modes up to which the spectra of all cuts are taken
-_SINGLE = 2**20  # entries above which the spectra may be taken in single precision
 _BOUNDED = 10  # nodes up to which all sides of a graph are looked at
 
 
@@ -69,11 +69,9 @@ class Objective(ABC):
         control: deadline and progress.
 
     Attributes:
-        cuts: the spectra of all cuts, where they are known.
         norm: of what is fitted, in which the spectra are.
     """
 
-    cuts: CutSpectra | None = None
     norm: float = 1.0
 
     def __init__(
@@ -88,6 +86,11 @@ class Objective(ABC):
         self.shape, self.eps, self.max_params = tuple(shape), eps, max_params
         self.rng, self.control = rng, control
 
+    @property
+    def cuts(self) -> CutSpectra | None:
+        """The spectra of all cuts, where they are known."""
+        return None
+
     def bound(self, graph: Graph) -> float:
         """An error below which no fit of this graph can come."""
         return 0.0
@@ -96,9 +99,9 @@ class Objective(ABC):
     def fit(self, graph: Graph, start: Trial | None = None, *, steps: int = 100, starts: int = 1) -> Trial:
         """The graph at its ranks."""
 
-    def fit_tree(self, graph: Graph) -> Trial:
+    def fit_tree(self, graph: Graph, start: Trial | None = None) -> Trial:
         """A tree at ranks that are chosen; here at those of the graph."""
-        return self.fit(graph)
+        return self.fit(graph, start)
 
     def reached(self, error: float) -> bool:
         """Whether an error is as small as asked; never without an eps."""
@@ -139,14 +142,15 @@ class DenseObjective(Objective):
         bounds: bool = True,
     ) -> None:
         super().__init__(x.shape, eps=eps, max_params=max_params, rng=rng, control=control)
-        self.x, self.norm, self.warm = x, norm, warm
-        # bounds are to be trusted, so small arrays are not taken in single precision
-        most = inf if x.numel() > _SINGLE else 9e-5 * norm**2
-        allowed2 = None if eps is None else min((eps * norm) ** 2, most)
-        atoms = Atoms(self.shape, tuple((n,) for n in self.shape))
-        self.cuts = CutSpectra(atoms, x, None, allowed2) if bounds and 2 <= x.ndim <= _CUTS else None
+        self.x, self.norm, self.warm, self.bounds = x, norm, warm, bounds
+        self.trees = TreeFits(x, norm, eps, max_params, rng, control)
         anything = self.problem(chain(self.shape, (1,) * (x.ndim - 1)), Target(eps=eps))
         self.reduced = Reduced.of(anything, eps)
+
+    @property
+    def cuts(self) -> CutSpectra | None:
+        """The spectra of all cuts, taken when they are asked for; None where there are too many."""
+        return self.trees.cuts if self.bounds and 2 <= self.x.ndim <= _CUTS else None
 
     def bound(self, graph: Graph) -> float:
         """An error below which no fit of this graph can come."""
@@ -173,6 +177,10 @@ class DenseObjective(Objective):
             starts: how many; random ones beside that from the trial, if they are done together.
         """
         begun = time.perf_counter()
+        if start is None and graph.is_tree and len(graph.nodes) > 1 and self.trees.resolved:
+            found, nodes = self.trees.at_ranks(graph, steps=steps)
+            error = measured(self.problem(found, Target(eps=self.eps)), nodes)
+            return Trial(found, nodes, error, time.perf_counter() - begun, effort=steps * starts)
         ranks = graph.bond_ranks()
         problem = self.problem(graph, Target(ranks=ranks, eps=self.eps))
         goal = None if self.eps is None else self.eps * (1 - 1e-5)
@@ -198,9 +206,18 @@ class DenseObjective(Objective):
         )
         return Solved(tensors, error, CONVERGED)
 
-    def fit_tree(self, graph: Graph) -> Trial:
-        """A tree at the ranks that what is asked needs; those of the graph do not count."""
+    def fit_tree(self, graph: Graph, start: Trial | None = None) -> Trial:
+        """A tree at the ranks that what is asked needs; those of the graph do not count, and its shape is a start.
+
+        Args:
+            graph: a tree.
+            start: a trial of a tree, from which to look more closely.
+        """
         begun = time.perf_counter()
+        if self.trees.resolved:
+            found, nodes = self.trees.fit(graph) if start is None else self.trees.polish(start.graph, start.tensors)
+            error = measured(self.problem(found, Target(eps=self.eps)), nodes)
+            return Trial(found, nodes, error, time.perf_counter() - begun)
         problem = self.problem(graph, Target(eps=self.eps, max_params=self.max_params))
         fit = fit_tree(problem)
         error = measured(problem, fit.tensors)

@@ -256,12 +256,14 @@ def run_search(
         state.evaluations,
         state.pruned,
         tuple(sorted(bounds.items())),
+        limits.eps,
     )
 
 
 def _key(proposal: Proposal) -> str:
     """Under which a proposal is remembered."""
-    return ("free " if proposal.free_ranks else "") + proposal.graph.key
+    how = "" if not proposal.free_ranks else "free " if proposal.parent is None else "polished "
+    return how + proposal.graph.key
 
 
 def _question(limits: Limits) -> str:
