@@ -14,7 +14,7 @@ from tnkit.nn.allocate import Ladder, allocate, allocate_uniform
 from tnkit.nn.analysis import Analysis, LayerAnalysis
 from tnkit.nn.analyze import analyze
 from tnkit.nn.bench import bench
-from tnkit.nn.blocks import compress_blocks
+from tnkit.nn.blocks import compress_blocks, rotate_blocks
 from tnkit.nn.calibrate import calibrate
 from tnkit.nn.compress import LayerResult, compress, compress_layer
 from tnkit.nn.io import load, save
@@ -86,6 +86,7 @@ __all__ = [
     "pivot_rows",
     "recover",
     "restore_",
+    "rotate_blocks",
     "save",
     "weighted_basis",
     "weighted_lowrank",
