@@ -20,7 +20,7 @@ from tnkit.network import Topology
 from tnkit.registry import METHODS
 from tnkit.report import FitReport, listening
 from tnkit.rng import RngLike, generator
-from tnkit.search import STRATEGIES, Limits, Portfolio, Proposer, SearchResult, run_search
+from tnkit.search import STRATEGIES, Limits, Portfolio, Proposer, SearchResult, run_reshaped, run_search
 from tnkit.solvers import Control, StepInfo
 from tnkit.sources import Asked, Source, SparseTensor, as_bytes, as_source
 
@@ -166,7 +166,7 @@ def search(
     eps: float | None = None,
     budget: Budget | int | float | None = None,
     strategy: Portfolio | Proposer | str = "portfolio",
-    shape: Sequence[int] | None = None,
+    shape: Sequence[int] | str | None = None,
     time_limit_s: float | None = None,
     max_evaluations: int | None = None,
     save: PathLikeStr | None = None,
@@ -179,9 +179,10 @@ def search(
         x: a dense array, as for `decompose`.
         eps: relative error that is to be reached with the fewest numbers.
         budget: size within which the error is to be least.
-        strategy: "portfolio" (every named format and unfolding), "trees", "greedy", "cuts", "tnale", "tnls", "random",
-            or a config such as `GreedyTN(trial_steps=5)`.
-        shape: a reshaping of the array, over whose modes the structures are; not for "portfolio".
+        strategy: "portfolio" (every named format and unfolding), "trees", "packing", "greedy", "cuts", "tnale", "tnls",
+            "several", "random", or a config such as `GreedyTN(trial_steps=5)`.
+        shape: a reshaping of the array, over whose modes the structures are, or "auto": the array's modes and some
+            splits of them, one search after the other (with `save`, a file for each); not for "portfolio".
         time_limit_s: no new fit is started after this.
         max_evaluations: fits at the most; not for "portfolio".
         save: a file that holds every fit as the search goes on; a search with the file of an earlier one goes on from
@@ -234,7 +235,21 @@ def search(
                 asked=asked,
             )
     limits = Limits(request.eps, request.max_params, max_evaluations)
+    if isinstance(shape, str) and shape != "auto":
+        raise OptionError(f'shape={shape!r} is unknown. Give the sizes, such as (8, 8, 4), or "auto".')
     with listening(progress) as hear:
+        if isinstance(shape, str):
+            return run_reshaped(
+                request.dense,
+                request.norm(),
+                chosen,
+                limits,
+                rng=gen,
+                control=Control(progress=hear).within(limit),
+                dtype=request.dtype,
+                asked=asked,
+                save=save,
+            )
         return run_search(
             request.dense,
             request.norm(),

@@ -32,6 +32,7 @@ from tnkit.nn.pivot import pivot_rows
 from tnkit.nn.recover import RecoverReport, recover
 from tnkit.nn.report import LayerReport, ModelReport
 from tnkit.nn.specs import (
+    AnyOf,
     ChannelSVD,
     CPLayer,
     LayerSpec,
@@ -48,6 +49,7 @@ from tnkit.nn.weighted import weighted_basis, weighted_lowrank
 
 __all__ = [
     "Analysis",
+    "AnyOf",
     "Budget",
     "CPLayer",
     "ChannelSVD",

@@ -13,7 +13,7 @@ from tnkit.nn.choice import Choice
 from tnkit.nn.layers.layer_type import layer_type_of
 from tnkit.nn.layers.module import FactoredModule
 from tnkit.nn.report import LayerReport
-from tnkit.nn.specs import Fitted
+from tnkit.nn.specs import Fitted, LayerSpec
 from tnkit.nn.surgery import n_bytes, n_params
 from tnkit.nn.timing import measure_ms
 from tnkit.tensorize import Tensorization
@@ -29,11 +29,15 @@ class Built:
         row: of the grid.
         format: of the weight's shape, float64.
         module: made of it.
+        spec: that made it.
+        rank: as it counts them.
     """
 
     row: int
     format: Fitted
     module: FactoredModule[Any]
+    spec: LayerSpec
+    rank: tuple[int, ...]
 
 
 def build(choice: Choice, row: int) -> Built:
@@ -41,9 +45,10 @@ def build(choice: Choice, row: int) -> Built:
     item = choice.item
     rank = tuple(int(r) for r in choice.grid.ranks[row])
     known = choice.fits.get(row)
-    fitted = item.spec.fit(choice.view, choice.weight, rank, choice.metric) if known is None else known
-    module = item.recipe.build(item.layer, item.spec, fitted, choice.metric)
-    return Built(row, _as_weight(fitted, choice.view.plan), module)
+    spec, rank = item.spec.narrowed(choice.view, rank)
+    fitted = spec.fit(choice.view, choice.weight, rank, choice.metric) if known is None else known
+    module = item.recipe.build(item.layer, spec, fitted, choice.metric)
+    return Built(row, _as_weight(fitted, choice.view.plan), module, spec, rank)
 
 
 def _as_weight(fitted: Fitted, plan: Tensorization) -> Fitted:
@@ -93,8 +98,8 @@ def layer_report(choice: Choice, built: Built | None, *, timed: bool = False) ->
     return LayerReport(
         name=item.name,
         kind=type(layer).__name__,
-        spec="" if module is None else type(item.spec).__name__,
-        rank=() if built is None else tuple(int(r) for r in choice.grid.ranks[built.row]),
+        spec="" if built is None else type(built.spec).__name__,
+        rank=() if built is None else built.rank,
         compressed=module is not None,
         reason="; ".join(_remarks(choice, module is None)),
         params_before=n_params(layer),

@@ -154,8 +154,9 @@ def analysed(choice: Choice, calibration: Calibration | None, *, errors: bool = 
     looked_up = [seen for seen in found if seen.stats is not None and seen.stats.counts_rows]
     others = [seen for seen in found if seen not in looked_up]
     stats, gradients = _sum([seen.stats for seen in others]), _sum([seen.gradients for seen in others])
-    table = _sum([seen.stats for seen in looked_up])
-    return with_errors(choice, replace(found[0], stats=stats, gradients=gradients, table=table), errors=errors)
+    table, columns = _sum([seen.stats for seen in looked_up]), _sum([seen.gradients for seen in looked_up])
+    seen = replace(found[0], stats=stats, gradients=gradients, table=table, columns=columns)
+    return with_errors(choice, seen, errors=errors)
 
 
 def _sum(parts: list[InputStats | None]) -> InputStats | None:
@@ -172,7 +173,8 @@ def with_errors(choice: Choice, seen: Seen | None, *, errors: bool = True) -> Ch
     gradients = None if seen is None else seen.gradients
     rows = None if gradients is None else gradients.shrunk_mean()
     table = None if seen is None or seen.table is None or not spec.whiten else seen.table.gram
-    metric = Metric(None if seen is None else spec.inputs(seen.stats), rows, table)
+    columns = None if table is None or seen is None or seen.columns is None else seen.columns.shrunk_mean()
+    metric = Metric(None if seen is None else spec.inputs(seen.stats), rows, table, columns)
     if not errors:
         return replace(choice, seen=seen, metric=metric)
     error, energy, fits = spec.trials(view, choice.weight, metric)

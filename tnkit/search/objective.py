@@ -10,23 +10,24 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import inf, sqrt
 
 import torch
 from torch import Tensor
 
 from tnkit.decompose import ALS, Problem, Target
-from tnkit.decompose.cut_spectra import Atoms, CutSpectra
+from tnkit.decompose.cut_spectra import CutSpectra
 from tnkit.decompose.hierarchical import fit_tree
 from tnkit.decompose.rank_search import measured
 from tnkit.decompose.resize import resized
 from tnkit.search.graph import Graph
+from tnkit.search.tree_fit import TreeFits
 from tnkit.solvers import Control
 
 __all__ = ["DenseObjective", "Trial"]
 
 _CUTS = 12  # modes up to which the spectra of all cuts are taken
-_SINGLE = 2**20  # entries above which the spectra may be taken in single precision
 _BOUNDED = 10  # nodes up to which all sides of a graph are looked at
 
 
@@ -76,11 +77,12 @@ class DenseObjective:
         self.x, self.norm, self.eps, self.max_params = x, norm, eps, max_params
         self.rng, self.control, self.warm = rng, control, warm
         self.shape = tuple(x.shape)
-        # bounds are to be trusted, so small arrays are not taken in single precision
-        most = inf if x.numel() > _SINGLE else 9e-5 * norm**2
-        allowed2 = None if eps is None else min((eps * norm) ** 2, most)
-        atoms = Atoms(self.shape, tuple((n,) for n in self.shape))
-        self.cuts = CutSpectra(atoms, x, None, allowed2) if 2 <= x.ndim <= _CUTS else None
+        self.trees = TreeFits(x, norm, eps, max_params, rng, control)
+
+    @cached_property
+    def cuts(self) -> CutSpectra | None:
+        """The spectra of all cuts, taken when they are asked for; None where there are too many."""
+        return self.trees.cuts if 2 <= self.x.ndim <= _CUTS else None
 
     def bound(self, graph: Graph) -> float:
         """An error below which no fit of this graph can come."""
@@ -107,6 +109,10 @@ class DenseObjective:
             starts: how many random ones, where there is no trial to start from.
         """
         begun = time.perf_counter()
+        if start is None and graph.is_tree and len(graph.nodes) > 1 and self.trees.resolved:
+            found, nodes = self.trees.at_ranks(graph, steps=steps)
+            error = measured(self.problem(found, Target(eps=self.eps)), nodes)
+            return Trial(found, nodes, error, time.perf_counter() - begun)
         ranks = graph.bond_ranks()
         problem = self.problem(graph, Target(ranks=ranks, eps=self.eps))
         goal = None if self.eps is None else self.eps * (1 - 1e-5)
@@ -116,9 +122,18 @@ class DenseObjective:
         error = measured(problem, trial.tensors)
         return Trial(graph, tuple(trial.tensors), error, time.perf_counter() - begun)
 
-    def fit_tree(self, graph: Graph) -> Trial:
-        """A tree at the ranks that what is asked needs; those of the graph do not count."""
+    def fit_tree(self, graph: Graph, start: Trial | None = None) -> Trial:
+        """A tree at the ranks that what is asked needs; those of the graph do not count, and its shape is a start.
+
+        Args:
+            graph: a tree.
+            start: a trial of a tree, from which to look more closely.
+        """
         begun = time.perf_counter()
+        if self.trees.resolved:
+            found, nodes = self.trees.fit(graph) if start is None else self.trees.polish(start.graph, start.tensors)
+            error = measured(self.problem(found, Target(eps=self.eps)), nodes)
+            return Trial(found, nodes, error, time.perf_counter() - begun)
         problem = self.problem(graph, Target(eps=self.eps, max_params=self.max_params))
         fit = fit_tree(problem)
         error = measured(problem, fit.tensors)

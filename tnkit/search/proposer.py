@@ -27,7 +27,8 @@ class Proposal:
     Attributes:
         graph: the structure with its ranks.
         parent: a trial from whose tensors the fit may start.
-        free_ranks: of a tree: let what is asked choose the ranks.
+        free_ranks: of a tree: let what is asked choose the ranks, and the shape from this one; with a parent, look more
+            closely at that one.
         steps: sweeps at the most.
         starts: random ones, where there is no parent.
     """

@@ -90,7 +90,7 @@ class _Run:
     def answer(self, proposal: Proposal) -> Trial | None:
         """The trial of a proposal, from memory if it is known; None if it cannot help."""
         graph = proposal.graph
-        key = ("free " if proposal.free_ranks else "") + graph.key
+        key = ("" if not proposal.free_ranks else "free " if proposal.parent is None else "polished ") + graph.key
         if key in self.known:
             self.cached += 1
             return self.known[key]
@@ -102,7 +102,7 @@ class _Run:
                 self.pruned += 1
                 return None
         if proposal.free_ranks:
-            trial = self.objective.fit_tree(graph)
+            trial = self.objective.fit_tree(graph, proposal.parent)
         else:
             trial = self.objective.fit(graph, proposal.parent, steps=proposal.steps, starts=proposal.starts)
         self.evaluations += 1

@@ -116,8 +116,8 @@ class LadderSpec(LayerSpec):
         found = []
         for row in self.grid(view).ranks:
             fitted = self._fitted(view, blocks, tuple(int(r) for r in row))
-            found.append(metric.energy(blocks - fitted.to_dense().reshape(blocks.shape)))
-        return np.array(found), metric.energy(blocks)
+            found.append(metric.felt(blocks - fitted.to_dense().reshape(blocks.shape)))
+        return np.array(found), metric.felt(blocks)
 
     def trials(self, view: WeightView, weight: Tensor, metric: Metric) -> tuple[Floats, float, dict[int, Fitted]]:
         """As `errors`; the fit itself where it is the only one."""
@@ -126,8 +126,8 @@ class LadderSpec(LayerSpec):
             return *self.errors(view, weight, metric), {}
         blocks = view.blocks(weight.detach().to(torch.float64))
         fitted = self.fit(view, weight, tuple(int(r) for r in ranks[0]), metric)
-        wrong = metric.energy(blocks - fitted.to_dense().reshape(blocks.shape))
-        return np.array([wrong]), metric.energy(blocks), {0: fitted}
+        wrong = metric.felt(blocks - fitted.to_dense().reshape(blocks.shape))
+        return np.array([wrong]), metric.felt(blocks), {0: fitted}
 
     def fit(self, view: WeightView, weight: Tensor, rank: tuple[int, ...], metric: Metric) -> Fitted:
         """The format, fitted to the weight, and then to the weight as its inputs see it."""
