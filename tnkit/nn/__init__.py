@@ -17,6 +17,7 @@ from tnkit.nn.bench import bench
 from tnkit.nn.blocks import compress_blocks, rotate_blocks
 from tnkit.nn.calibrate import calibrate
 from tnkit.nn.compress import LayerResult, compress, compress_layer
+from tnkit.nn.evbmf import evbmf_rank, evbmf_rules
 from tnkit.nn.io import load, save
 from tnkit.nn.large import compress_files
 from tnkit.nn.layers import (
@@ -83,6 +84,8 @@ __all__ = [
     "compress_blocks",
     "compress_files",
     "compress_layer",
+    "evbmf_rank",
+    "evbmf_rules",
     "load",
     "materialize",
     "pivot_rows",
