@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 
 import tnkit  # registers every format and method
 from tnkit.nn.specs import LAYER_SPECS
@@ -107,6 +108,31 @@ def machine() -> list[list[str]]:
     return [["the machine", ""], *rows, ["versions", versions]]
 
 
+def searches() -> list[list[str]]:
+    """Structure searches: medians over the seeds, and what others published."""
+    found, lines = figures("bench_search"), []
+    rows = [row for row in found["rows"] if row["n_params"] is not None]
+    for case, who, eps in dict.fromkeys((row["case"], row["who"], row["eps"]) for row in rows):
+        mine = [row for row in rows if (row["case"], row["who"], row["eps"]) == (case, who, eps)]
+        middle = {name: median(row[name] or 0 for row in mine) for name in ("n_params", "rel_error", "seconds")}
+        ratio = median(100 * row["n_params"] / row["entries"] for row in mine)
+        fits, kept = median(row["evaluations"] or 0 for row in mine), sum(keeps(row) for row in mine)
+        cells = [case, who, "size" if eps == 1 else f"{eps:g}", f"{middle['n_params']:,.0f}", f"{ratio:.3g}"]
+        cells += [f"{middle['rel_error']:.3g}", f"{kept} of {len(mine)}", f"{fits:,.0f}", f"{middle['seconds']:.2f}"]
+        lines.append(cells)
+    for case, published in found["published"].items():
+        for p in published:
+            cells = [case, f"{p['who']}, {p['source']}", f"{p['eps']:g}", "", f"{p['cr']:g}", "", "", ""]
+            lines.append([*cells, f"{p['seconds']:,.0f}"])
+    lines.sort(key=lambda line: list(dict.fromkeys(line[0] for line in lines)).index(line[0]))
+    head = ["case", "who", "eps", "numbers", "CR %", "error of the dense result", "eps kept", "fits", "seconds"]
+    return [head, *lines]
+
+
+def keeps(row: dict) -> bool:
+    return row["rel_error"] <= row["eps"] * (1 + 1e-9)
+
+
 TABLES: dict[str, Callable[[], list[list[str]]]] = {
     "formats": formats,
     "methods": methods,
@@ -115,6 +141,7 @@ TABLES: dict[str, Callable[[], list[list[str]]]] = {
     "measured": measured,
     "bars": bars,
     "machine": machine,
+    "searches": searches,
 }
 
 

@@ -15,7 +15,7 @@ from tnkit.completion import complete
 from tnkit.decompose import Target, as_method, methods_for, relative_error, run, run_reordered, run_source, sparse_error
 from tnkit.errors import BudgetError, DTypeError, OptionError, ShapeError
 from tnkit.files import PathLikeStr
-from tnkit.formats import Budget, Format, FormatSpec, Layout, RankLike, as_budget, as_spec, resolve_ranks
+from tnkit.formats import Budget, Format, FormatSpec, Layout, RankLike, Tensorized, as_budget, as_spec, resolve_ranks
 from tnkit.network import Topology
 from tnkit.registry import METHODS
 from tnkit.report import FitReport, listening
@@ -318,7 +318,7 @@ class Explanation:
 
 
 def explain(
-    x: ArrayLike,
+    x: ArrayLike | SearchResult,
     format: FormatLike = "auto",
     *,
     rank: RankLike | None = None,
@@ -329,7 +329,8 @@ def explain(
     """Which method `decompose` would take for these arguments, and why; nothing is decomposed.
 
     Args:
-        x: the array; sparse coordinates get the methods that take those.
+        x: the array; sparse coordinates get the methods that take those. Or what `search` found: then why its best is
+            the best, with the others of the front as alternatives.
         format: as for `decompose`.
         rank: as there.
         eps: as there.
@@ -341,6 +342,8 @@ def explain(
         >>> tk.explain(np.ones((4, 5, 6)), "tt", eps=1e-2).method
         'tt_svd'
     """
+    if isinstance(x, SearchResult):
+        return _explain_search(x)
     source = as_source(x)
     request = _request(source or x, rank=rank, eps=eps, budget=budget)
     if isinstance(format, str) and format == "auto":
@@ -355,6 +358,20 @@ def explain(
     bonds = tuple(zip(layout.bonds, layout.caps, strict=True))
     reason = chosen.summary if method == "auto" else why
     return Explanation(layout.name, chosen.name, reason, others, bonds, layout.n_params(layout.caps))
+
+
+def _explain_search(found: SearchResult) -> Explanation:
+    fit = found.best.fit
+    value = fit.tensor.format if isinstance(fit.tensor, Tensorized) else fit.tensor
+    topology = value.topology()
+    sizes = topology.sizes([t.shape for t in value.tensors()]) if not any(topology.constants) else {}
+    bonds = tuple((label, sizes[label]) for label in topology.internal if label in sizes)
+    others = tuple(
+        (c.label, f"{c.fit.n_params:,} numbers at error {c.fit.rel_error:.3g}")
+        for c in found.front
+        if c.label != found.best.label
+    )
+    return Explanation(value.name, fit.method, found.why, others, bonds, fit.n_params)
 
 
 def error(x: ArrayLike, approximation: Format) -> float:

@@ -140,4 +140,5 @@ def _as_one(
         sum(own.evaluations for _, own in found),
         sum(own.pruned for _, own in found),
         tuple((f"{what} over {_words(shape)}", least) for shape, own in found for what, least in own.bounds),
+        limits.eps,
     )

@@ -228,6 +228,7 @@ def run_search(
         state.evaluations,
         state.pruned,
         tuple(sorted(bounds.items())),
+        limits.eps,
     )
 
 
