@@ -35,6 +35,7 @@ from tnkit.nn.report import LayerReport, ModelReport
 from tnkit.nn.specs import (
     AnyOf,
     ChannelSVD,
+    CommonRows,
     CPLayer,
     LayerSpec,
     LowRankLayer,
@@ -54,6 +55,7 @@ __all__ = [
     "Budget",
     "CPLayer",
     "ChannelSVD",
+    "CommonRows",
     "FactoredConv",
     "FactoredConv1D",
     "FactoredEmbedding",
