@@ -3,6 +3,7 @@
 from tnkit.nn.specs.any_of import AnyOf
 from tnkit.nn.specs.base import LAYER_SPECS, Execution, Fitted, Floats, Ints, LayerSpec, RankGrid
 from tnkit.nn.specs.channel_svd import ChannelSVD
+from tnkit.nn.specs.common_rows import CommonRows
 from tnkit.nn.specs.cp import CPLayer
 from tnkit.nn.specs.low_rank import LowRankLayer
 from tnkit.nn.specs.network import NetworkLayer
@@ -16,6 +17,7 @@ __all__ = [
     "AnyOf",
     "CPLayer",
     "ChannelSVD",
+    "CommonRows",
     "Execution",
     "Fitted",
     "Floats",
