@@ -12,7 +12,7 @@ import pytest
 import tnkit as tk
 from tnkit import api, solvers
 
-COMMANDS = ("decompose", "info", "reconstruct", "complete", "compress")
+COMMANDS = ("decompose", "info", "reconstruct", "complete", "analyze", "compress", "bench")
 
 
 def test_help_reads_well(run) -> None:

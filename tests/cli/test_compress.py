@@ -57,7 +57,9 @@ def test_layers_are_left(run_json, module: str) -> None:
     assert {layer["name"] for layer in values["layers"] if layer["compressed"]} == {"0"}
 
 
-def test_a_folder_of_transformers(run_json) -> None:
+@pytest.fixture
+def tiny(run) -> str:
+    """A folder with a small random BERT and a tokenizer, and texts beside it."""
     transformers = pytest.importorskip("transformers")
     config = transformers.BertConfig(
         vocab_size=30, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64
@@ -68,10 +70,53 @@ def test_a_folder_of_transformers(run_json) -> None:
     Path("tiny/vocab.txt").write_text("\n".join(words))
     Path("tiny/tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer"}))
     Path("texts.txt").write_text("the cat sat\n\non a flat mat\n" * 8, encoding="utf-8")
-    values = run_json("compress", "tiny", "--keep", "0.6", "--calib", "texts.txt")
+    return "tiny"
+
+
+def test_a_folder_of_transformers(run_json, tiny: str) -> None:
+    values = run_json("compress", tiny, "--keep", "0.6", "--calib", "texts.txt")
     assert values["output"] == "tiny.small.safetensors"
     assert 0.4 < values["kept"] <= 0.6
     assert all(layer["weighted"] for layer in values["layers"] if layer["compressed"])
+
+
+def test_to_a_folder_and_measured(run, run_json, tiny: str) -> None:
+    made = run_json("compress", tiny, "--keep", "0.6", "--calib", "texts.txt", "-o", "smaller")
+    assert sorted(p.name for p in Path().iterdir()) == ["smaller", "texts.txt", "tiny"]
+    assert Path("smaller/tokenizer_config.json").is_file()
+    run("compress", tiny, "--keep", "0.6", "-o", "small.safetensors")
+    for small in ("small.safetensors", "smaller"):
+        values = run_json("bench", tiny, small, "--calib", "texts.txt")
+        assert values["params_before"] > values["params_after"]
+        assert all(layer["flops_after"] < layer["flops_before"] for layer in values["layers"])
+    assert values["params_after"] == made["params_after"]
+    alone = run_json("bench", "smaller", "--calib", "texts.txt", "--report", "r.md")
+    assert alone["output_error"] < 1e-5
+    assert Path("r.md").read_text().startswith("| layer")
+    assert "new folder" in run("compress", tiny, "--keep", "0.6", "-o", "smaller", code=2).stderr
+    assert "--calib" in run("bench", tiny, "smaller", code=2).stderr
+
+
+def test_a_layer_at_a_time(run, run_json, tiny: str) -> None:
+    arguments = ["compress", tiny, "--keep", "0.6", "--calib", "texts.txt"]
+    values = run_json(*arguments, "--by-layer", "-o", "smaller")
+    assert 0.4 < values["kept"] <= 0.6
+    assert all(layer["weighted"] for layer in values["layers"] if layer["compressed"])
+    assert Path("smaller/vocab.txt").is_file()
+    assert run_json("bench", "smaller", "--calib", "texts.txt")["params_after"] == values["params_after"]
+    assert "without ending" in run(*arguments, "--by-layer", code=2).stderr
+
+
+def test_analyze(run, run_json, tiny: str) -> None:
+    values = run_json("analyze", tiny, "--calib", "texts.txt", "--leave", "pooler", "--report", "r.html")
+    assert {layer["kind"] for layer in values["layers"]} == {"Linear"}
+    assert values["left"]["pooler.dense"].startswith("excluded")
+    page = Path("r.html").read_text()
+    assert page.count("<polyline") >= len(values["layers"])
+    assert "stable rank" in page
+    run("analyze", tiny, "--report", "r.md")
+    assert "no inputs" in Path("r.md").read_text()
+    assert json.loads(run("analyze", tiny, "--json").stdout)["ms"] is None
 
 
 def test_what_cannot_be(run, module: str, tmp_path: Path) -> None:

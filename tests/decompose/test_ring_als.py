@@ -190,3 +190,12 @@ def test_gradients_of_nodes_with_equal_labels_are_kept_apart(dtype):
         order = [labels.index(label) for label in (*kinds.batch, *kinds.bond, *kinds.free)]
         slack = 500 * torch.finfo(dtype).eps
         assert float((seen[k] - direct.permute(order)).norm()) <= slack * float(direct.norm())
+
+
+@pytest.mark.parametrize("method", [tk.RingSVD(), tk.RingALS(start="svd")])
+def test_when_the_time_is_up_the_train_is_the_answer(method: object) -> None:
+    x = torch.randn(6, 6, 6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    fit = tk.decompose(x, "tr", rank=5, method=method, time_limit_s=1e-9, rng=0)
+    train = tk.decompose(x, "tt", rank=5)
+    assert fit.rel_error <= train.rel_error * (1 + 1e-6)
+    assert not fit.history

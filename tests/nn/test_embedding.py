@@ -18,6 +18,7 @@ from tnkit.nn import (
     materialize,
     save,
 )
+from tnkit.nn.stats import Metric
 
 
 class Language(nn.Module):
@@ -110,3 +111,35 @@ def test_statistics_of_ids() -> None:
     one, two = InputStats.of_ids(torch.tensor([1, 1]), 3), InputStats.of_ids(torch.tensor([[0], [1]]), 3)
     assert (one + two).gram.tolist() == [[1.0, 3.0, 0.0]]
     assert (one + two).count == 4
+
+
+def test_columns_that_the_outputs_do_not_feel_are_given_up() -> None:
+    class Half(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = nn.Embedding(60, 16)
+
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            return self.embed(ids)[..., :8].mean(1)
+
+    torch.manual_seed(0)
+    model, ids = Half(), torch.randint(60, (64, 12))
+    rules = {"embed": LowRankLayer(rank=8)}
+    wrong = []
+    for sensitivity in (False, True):
+        small, report = compress(model, None, [ids], rules, sensitivity=sensitivity, measure=False)
+        wrong.append(float((small(ids) - model(ids)).norm().detach() / model(ids).norm().detach()))
+        assert report.layers[0].params_after == 8 * (60 + 16 - 8)
+    assert wrong[1] < 0.2 * wrong[0]
+
+
+def test_the_metric_of_a_table_is_what_its_outputs_feel() -> None:
+    torch.manual_seed(0)
+    table, often, felt = torch.randn(1, 9, 4), torch.rand(1, 9), torch.randn(1, 4, 4)
+    felt = (felt @ felt.mT).double()
+    metric = Metric(frequency=often.double(), columns=felt)
+    want = torch.einsum("gmi,gm,gij,gmj->", table.double(), often.double(), felt, table.double())
+    assert metric.felt(table) == pytest.approx(float(want))
+    outputs = torch.eye(9)[None].double() * often[:, :, None]
+    linear = Metric(InputStats.from_gram(felt), outputs)
+    assert linear.felt(table) == pytest.approx(float(want))

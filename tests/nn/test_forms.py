@@ -14,6 +14,7 @@ from transformers.pytorch_utils import Conv1D
 import tnkit as tk
 from tnkit.errors import OptionError, RankError, ShapeError
 from tnkit.nn import (
+    AnyOf,
     ChannelSVD,
     CPLayer,
     FactoredConv,
@@ -245,6 +246,7 @@ SMALL: dict[str, tuple[nn.Module, LayerSpec, tuple[torch.Tensor, ...]]] = {
     "low rank": (nn.Linear(9, 8), LowRankLayer(rank=3, pivoted=False), (torch.randn(4, 9),)),
     "pivoted rows": (nn.Linear(9, 8), LowRankLayer(rank=3), (torch.randn(4, 9),)),
     "pivoted columns": (nn.Linear(8, 9), LowRankLayer(rank=3), (torch.randn(4, 8),)),
+    "any of": (nn.Linear(9, 8), AnyOf((LowRankLayer(rank=3), NetworkLayer("btt", rank=1))), (torch.randn(4, 9),)),
     "sparse": (nn.Linear(9, 8), SparseLayer(rank=2, density=0.1), (torch.randn(4, 9),)),
     "ring": (nn.Linear(9, 8), NetworkLayer("tr", rank=2, method=QUICK), (torch.randn(2, 3, 9),)),
     "blast": (nn.Linear(9, 8), NetworkLayer("blast", rank=2, method=QUICK), (torch.randn(4, 9),)),

@@ -39,14 +39,18 @@ def test_outputs_come_nearer_to_the_teacher(teacher: nn.Module, batches: list[to
     x = torch.randn(256, 24)
     assert mean_error(better, teacher, x) < mean_error(small, teacher, x)
     assert all(torch.equal(value, state[name]) for name, value in small.state_dict().items())
+    assert report.gained
+    assert str(report).startswith("recovered")
     assert "->" in str(report)
 
 
 def test_training_that_harms_is_undone(teacher: nn.Module, batches: list[torch.Tensor]) -> None:
     small = small_of(teacher, batches)
-    again, report = tk.nn.recover(small, teacher, batches, max_steps=5, learning_rate=1e3)
+    again, report = tk.nn.recover(small, teacher, batches, match_sweeps=0, max_steps=5, learning_rate=1e3)
     assert report.error_after == report.error_before
     assert len(report.history) > 1
+    assert not report.gained
+    assert str(report).startswith("nothing gained")
     assert torch.equal(again(batches[0]), small(batches[0]))
 
 
@@ -80,4 +84,36 @@ def test_nothing_to_recover(teacher: nn.Module, batches: list[torch.Tensor]) -> 
     with pytest.raises(DataError, match="no batch"):
         tk.nn.recover(small, teacher, [])
     with pytest.raises(OptionError, match="max_steps"):
-        tk.nn.recover(small, teacher, batches, max_steps=0)
+        tk.nn.recover(small, teacher, batches, max_steps=-1)
+
+
+def test_matching_alone_brings_outputs_nearer(teacher: nn.Module, batches: list[torch.Tensor]) -> None:
+    small = small_of(teacher, batches)
+    better, report = tk.nn.recover(small, teacher, batches, match_sweeps=3, max_steps=0)
+    assert report.steps == 0
+    assert report.error_after < report.error_before
+    assert len(report.history) >= 2
+    torch.manual_seed(2)
+    x = torch.randn(256, 24)
+    assert mean_error(better, teacher, x) < mean_error(small, teacher, x)
+
+
+def test_matching_that_harms_is_undone(teacher: nn.Module, batches: list[torch.Tensor]) -> None:
+    small = small_of(teacher, batches)
+    strangers = [100.0 * torch.ones(64, 24)]  # one input says nothing of the others
+    same, report = tk.nn.recover(small, teacher, strangers, validation=batches, max_steps=0)
+    assert report.error_after == report.error_before
+    assert torch.equal(same(batches[0]), small(batches[0]))
+
+
+def test_a_teacher_is_asked_once_for_each_batch(teacher: nn.Module, batches: list[torch.Tensor]) -> None:
+    small, asked = small_of(teacher, batches), []
+    handle = teacher.register_forward_hook(lambda *_: asked.append(1))
+    tk.nn.recover(small, teacher, batches, match_sweeps=0, max_steps=30)
+    handle.remove()
+    assert len(asked) == len(batches)
+
+
+def test_nothing_asked_of_recovery(teacher: nn.Module, batches: list[torch.Tensor]) -> None:
+    with pytest.raises(OptionError, match="match_sweeps"):
+        tk.nn.recover(small_of(teacher, batches), teacher, batches, match_sweeps=0, max_steps=0)

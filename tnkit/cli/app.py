@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from tnkit.cli.analyze import analyze
+from tnkit.cli.bench import bench
 from tnkit.cli.complete import complete
 from tnkit.cli.compress import compress
 from tnkit.cli.decompose import decompose
@@ -51,11 +53,13 @@ def tnkit(
     [dim]$[/] tnkit info cube.tn.safetensors                  [dim]what came out[/]
     [dim]$[/] tnkit reconstruct cube.tn.safetensors           [dim]and back[/]
     [dim]$[/] tnkit complete photo.png --mask seen.png        [dim]fill the holes[/]
+    [dim]$[/] tnkit analyze path/to/model                     [dim]what a model's layers are like[/]
     [dim]$[/] tnkit compress path/to/model --keep 80%         [dim]a trained model[/]
+    [dim]$[/] tnkit bench path/to/model path/to/smaller       [dim]what that gained[/]
     """
 
 
-for _command in (decompose, info, reconstruct, complete, compress):
+for _command in (decompose, info, reconstruct, complete, analyze, compress, bench):
     app.command()(_command)
 
 

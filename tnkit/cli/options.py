@@ -20,17 +20,23 @@ from tnkit.errors import OptionError
 from tnkit.formats import Budget
 
 __all__ = [
+    "BatchSize",
     "BudgetText",
+    "Calib",
     "Force",
     "FormatName",
     "Json",
     "Key",
+    "Leave",
     "Method",
+    "Model",
+    "ModelPage",
     "Out",
     "Page",
     "Quiet",
     "Seed",
     "TimeLimit",
+    "Weights",
     "parse_budget",
     "parse_rank",
     "parse_slices",
@@ -89,6 +95,46 @@ Json: TypeAlias = Annotated[
     bool, typer.Option("--json", help="Print JSON, and nothing else, on standard output.", rich_help_panel=OUTPUT)
 ]
 Quiet: TypeAlias = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.", rich_help_panel=OUTPUT)]
+
+
+Model: TypeAlias = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL", help="The folder of a transformers model (config.json, *.safetensors), or module:name."
+    ),
+]
+Calib: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--calib",
+        "-c",
+        metavar="FILE",
+        help="Real inputs, to weigh errors by: texts (.txt, one a line), or an array of examples (.npy …).",
+        rich_help_panel=WHAT,
+    ),
+]
+Leave: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--leave",
+        metavar="LAYER",
+        help="Leave these layers as they are: a name, a glob or re:pattern; repeatable.",
+        rich_help_panel=LIMITS,
+    ),
+]
+BatchSize: TypeAlias = Annotated[int, typer.Option("--batch-size", help="Examples a batch.", rich_help_panel=LIMITS)]
+Weights: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--weights", metavar="FILE", help="The state of module:name, as .safetensors.", rich_help_panel=LIMITS
+    ),
+]
+ModelPage: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--report", metavar="FILE", help="Write a report as well: .html, .json or .md.", rich_help_panel=OUTPUT
+    ),
+]
 
 
 def parse_rank(text: str) -> Any:

@@ -64,6 +64,9 @@ def complete(
         A `Completion`: `.filled` (the kind and dtype of `x`, observed entries unchanged bit by bit), `.tensor`,
         `.predict(indices)`, `.heldout_error`, `.status`, `.history`.
 
+    Where nothing is missing, `filled` is the array itself, at once: nothing is fitted, and `tensor` is None, unless a
+    format, a method or weights say what is to be fitted to it.
+
     Raises:
         MaskError: a mask of another shape or kind, or nothing observed.
         DataError: an empty array, or infinite values among the observed.
@@ -82,6 +85,9 @@ def complete(
     limit = _time_limit(time_limit_s)
     obs = _observations(x, mask, weights)
     chosen, spec, why = _request(obs, format, rank, method)
+    if obs.complete and obs.weights is None and _is_auto(format) and _is_auto(method):
+        generator(rng)
+        return _whole(obs, begun)
     layout = None if spec is None else spec.layout(obs.shape)
     ranks = None if layout is None or _is_auto(rank) else resolve_ranks(layout, rank)
     if weights is not None and not chosen.weights:
@@ -113,6 +119,24 @@ def complete(
         why=why,
         elapsed_s=monotonic() - begun,
         history=fit.history,
+        back=obs.back,
+        spread=fit.std,
+    )
+
+
+def _whole(obs: Observations, begun: float) -> Completion:
+    """The answer where nothing is missing and nothing was asked of it."""
+    return Completion(
+        observations=obs,
+        tensor=None,
+        dense=obs.to_dense(),
+        heldout_error=None,
+        train_error=0.0,
+        status=NOTHING_MISSING,
+        method="none",
+        why="nothing is missing",
+        elapsed_s=monotonic() - begun,
+        history=(),
         back=obs.back,
     )
 
@@ -154,6 +178,8 @@ def _request(obs: Observations, format: Any, rank: Any, method: Any) -> tuple[Co
         if named is None:
             return CompletionALS(), spec, f"the method for any format; {spec.name} was asked for"
         return named, spec, "as asked for"
+    if named is not None and named.only:
+        return named, as_spec(named.only), "as asked for"
     if not _is_auto(rank):
         raise OptionError(f'rank={rank!r} with format "auto" says nothing. Name a format, or leave rank out.')
     if named is not None:

@@ -91,6 +91,8 @@ class RingSVD(Method):
         if error2 is not None and 2 * sum(core.numel() for core in best.cores) > problem.x.numel():
             return best  # hardly compressible: the others would take long for nothing
         for start in self._starts(problem):
+            if problem.control.out_of_time:
+                break
             ring = _ring(problem, start)
             if ring is not None and _better(problem, ring, best, error2):
                 best = ring

@@ -11,9 +11,14 @@ Example:
 
 from tnkit.formats import Budget
 from tnkit.nn.allocate import Ladder, allocate, allocate_uniform
+from tnkit.nn.analysis import Analysis, LayerAnalysis
+from tnkit.nn.analyze import analyze
+from tnkit.nn.bench import bench
+from tnkit.nn.blocks import compress_blocks
 from tnkit.nn.calibrate import calibrate
 from tnkit.nn.compress import LayerResult, compress, compress_layer
 from tnkit.nn.io import load, save
+from tnkit.nn.large import compress_files
 from tnkit.nn.layers import (
     FactoredConv,
     FactoredConv1D,
@@ -27,6 +32,7 @@ from tnkit.nn.pivot import pivot_rows
 from tnkit.nn.recover import RecoverReport, recover
 from tnkit.nn.report import LayerReport, ModelReport
 from tnkit.nn.specs import (
+    AnyOf,
     ChannelSVD,
     CPLayer,
     LayerSpec,
@@ -42,6 +48,8 @@ from tnkit.nn.views import WeightView
 from tnkit.nn.weighted import weighted_basis, weighted_lowrank
 
 __all__ = [
+    "Analysis",
+    "AnyOf",
     "Budget",
     "CPLayer",
     "ChannelSVD",
@@ -53,6 +61,7 @@ __all__ = [
     "FactoredModule",
     "InputStats",
     "Ladder",
+    "LayerAnalysis",
     "LayerReport",
     "LayerResult",
     "LayerSpec",
@@ -67,8 +76,12 @@ __all__ = [
     "WeightView",
     "allocate",
     "allocate_uniform",
+    "analyze",
+    "bench",
     "calibrate",
     "compress",
+    "compress_blocks",
+    "compress_files",
     "compress_layer",
     "load",
     "materialize",

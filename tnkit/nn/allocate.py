@@ -35,7 +35,12 @@ class Ladder:
 
     @staticmethod
     def of(
-        cost: Ints, error: Floats, dense_cost: int, max_error: float | None = None, fixed: int | None = None
+        cost: Ints,
+        error: Floats,
+        dense_cost: int,
+        max_error: float | None = None,
+        fixed: int | None = None,
+        allowed: Ints | None = None,
     ) -> Ladder:
         """The undominated choices among all ranks and the dense layer.
 
@@ -45,6 +50,7 @@ class Ladder:
             dense_cost: of the layer as it is; ranks that cost as much or more are left out (break-even).
             max_error: ranks whose relative error is above are left out.
             fixed: the only row that is allowed; the dense layer takes its place if it is not smaller.
+            allowed: rows that may be taken; None for all.
 
         Example:
             >>> import numpy as np
@@ -54,6 +60,7 @@ class Ladder:
         """
         rows = np.arange(len(cost)) if fixed is None else np.array([fixed])
         rows = rows[cost[rows] < dense_cost]
+        rows = rows if allowed is None else np.intersect1d(rows, allowed)
         if max_error is not None:
             rows = rows[error[rows] <= max_error**2]
         rows = rows[np.lexsort((error[rows], cost[rows]))]

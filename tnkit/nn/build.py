@@ -13,12 +13,12 @@ from tnkit.nn.choice import Choice
 from tnkit.nn.layers.layer_type import layer_type_of
 from tnkit.nn.layers.module import FactoredModule
 from tnkit.nn.report import LayerReport
-from tnkit.nn.specs import Fitted
+from tnkit.nn.specs import Fitted, LayerSpec
 from tnkit.nn.surgery import n_bytes, n_params
 from tnkit.nn.timing import measure_ms
 from tnkit.tensorize import Tensorization
 
-__all__ = ["Built", "build", "layer_report", "with_twins"]
+__all__ = ["Built", "build", "dense_ms", "example_input", "forward_ms", "layer_report", "with_twins"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -29,11 +29,15 @@ class Built:
         row: of the grid.
         format: of the weight's shape, float64.
         module: made of it.
+        spec: that made it.
+        rank: as it counts them.
     """
 
     row: int
     format: Fitted
     module: FactoredModule[Any]
+    spec: LayerSpec
+    rank: tuple[int, ...]
 
 
 def build(choice: Choice, row: int) -> Built:
@@ -41,9 +45,10 @@ def build(choice: Choice, row: int) -> Built:
     item = choice.item
     rank = tuple(int(r) for r in choice.grid.ranks[row])
     known = choice.fits.get(row)
-    fitted = item.spec.fit(choice.view, choice.weight, rank, choice.metric) if known is None else known
-    module = item.recipe.build(item.layer, item.spec, fitted, choice.metric)
-    return Built(row, _as_weight(fitted, choice.view.plan), module)
+    spec, rank = item.spec.narrowed(choice.view, rank)
+    fitted = spec.fit(choice.view, choice.weight, rank, choice.metric) if known is None else known
+    module = item.recipe.build(item.layer, spec, fitted, choice.metric)
+    return Built(row, _as_weight(fitted, choice.view.plan), module, spec, rank)
 
 
 def _as_weight(fitted: Fitted, plan: Tensorization) -> Fitted:
@@ -56,7 +61,7 @@ def _as_weight(fitted: Fitted, plan: Tensorization) -> Fitted:
 
 
 def with_twins(model: nn.Module, choice: Choice, module: FactoredModule[Any]) -> dict[str, nn.Module]:
-    """The module under its name, and for each layer with the same weight one that shares its factors."""
+    """The module under its name, and for each layer with the same weight one that shares its parameters."""
     layers: dict[str, nn.Module] = {choice.item.name: module}
     for name in choice.item.tied:
         other = model.get_submodule(name)
@@ -64,7 +69,7 @@ def with_twins(model: nn.Module, choice: Choice, module: FactoredModule[Any]) ->
         assert kind is not None
         twin = kind.empty(other, module.form, module.execution)
         for key, value in module.factors().items():
-            setattr(twin, key, value)
+            setattr(twin, key, value if isinstance(value, nn.Parameter) else value.clone())
         bias = _twin_bias(other, choice.item.layer, module)
         if bias is not None:
             twin.bias = bias
@@ -93,8 +98,8 @@ def layer_report(choice: Choice, built: Built | None, *, timed: bool = False) ->
     return LayerReport(
         name=item.name,
         kind=type(layer).__name__,
-        spec="" if module is None else type(item.spec).__name__,
-        rank=() if built is None else tuple(int(r) for r in choice.grid.ranks[built.row]),
+        spec="" if built is None else type(built.spec).__name__,
+        rank=() if built is None else built.rank,
         compressed=module is not None,
         reason="; ".join(_remarks(choice, module is None)),
         params_before=n_params(layer),
@@ -131,16 +136,28 @@ def _remarks(choice: Choice, dense: bool) -> list[str]:
 
 def _layer_ms(choice: Choice, module: FactoredModule[Any]) -> tuple[float | None, float | None]:
     """Milliseconds of the layer and of the module on random input of the shape that was seen."""
-    seen, layer = choice.seen, choice.item.layer
-    if seen is None or not seen.shape:
+    if choice.seen is None or not choice.seen.shape:
         return None, None
-    device = choice.weight.device
+    x = example_input(choice.weight, choice.seen.shape, choice.seen.dtype)
+    return forward_ms(choice.item.layer, x), forward_ms(module, x)
+
+
+def dense_ms(choice: Choice) -> float | None:
+    """Milliseconds of the layer as it is on random input of the shape that was seen; None where it is not known."""
+    if choice.seen is None or not choice.seen.shape:
+        return None
+    return forward_ms(choice.item.layer, example_input(choice.weight, choice.seen.shape, choice.seen.dtype))
+
+
+def example_input(weight: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Random input of a shape for the layer with this weight; positions in its table where these are integers."""
     random = torch.Generator().manual_seed(0)
-    if seen.dtype.is_floating_point:
-        x = torch.randn(seen.shape, generator=random).to(device, seen.dtype)
-    else:
-        x = torch.randint(choice.weight.shape[0], seen.shape, generator=random).to(device, seen.dtype)
+    if dtype.is_floating_point:
+        return torch.randn(shape, generator=random).to(weight.device, dtype)
+    return torch.randint(weight.shape[0], shape, generator=random).to(weight.device, dtype)
+
+
+def forward_ms(layer: nn.Module, x: Tensor) -> float:
+    """Milliseconds of the layer's own forward, without hooks."""
     with torch.no_grad():
-        before = measure_ms(lambda: type(layer).forward(layer, x), device, runs=5, time_limit_s=0.05)
-        after = measure_ms(lambda: module.forward(x), device, runs=5, time_limit_s=0.05)
-    return before, after
+        return measure_ms(lambda: type(layer).forward(layer, x), x.device, runs=5, time_limit_s=0.05)

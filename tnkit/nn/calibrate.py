@@ -33,6 +33,7 @@ class Seen:
         dtype: of its first input.
         gradients: moments of the gradients of the model's outputs with respect to the layer's, or None.
         table: how often each row is looked up, or None.
+        columns: moments of the gradients with respect to the rows that are looked up, or None.
     """
 
     stats: InputStats | None
@@ -40,6 +41,7 @@ class Seen:
     dtype: torch.dtype
     gradients: InputStats | None = None
     table: InputStats | None = None
+    columns: InputStats | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

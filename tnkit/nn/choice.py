@@ -144,18 +144,19 @@ def least_cost(choice: Choice) -> int:
     return min(int(choice.params[rows].min()), choice.dense_params)
 
 
-def analysed(choice: Choice, calibration: Calibration | None) -> Choice:
-    """The choice with what calibration saw (tied layers together) and the error of each rank."""
+def analysed(choice: Choice, calibration: Calibration | None, *, errors: bool = True) -> Choice:
+    """The choice with what calibration saw (tied layers together), and the error of each rank if that is wanted."""
     if calibration is None:
-        return with_errors(choice, None)
+        return with_errors(choice, None, errors=errors)
     found = [calibration.seen[n] for n in (choice.item.name, *choice.item.tied) if n in calibration.seen]
     if not found:
-        return with_errors(choice, None)
+        return with_errors(choice, None, errors=errors)
     looked_up = [seen for seen in found if seen.stats is not None and seen.stats.counts_rows]
     others = [seen for seen in found if seen not in looked_up]
     stats, gradients = _sum([seen.stats for seen in others]), _sum([seen.gradients for seen in others])
-    table = _sum([seen.stats for seen in looked_up])
-    return with_errors(choice, replace(found[0], stats=stats, gradients=gradients, table=table))
+    table, columns = _sum([seen.stats for seen in looked_up]), _sum([seen.gradients for seen in looked_up])
+    seen = replace(found[0], stats=stats, gradients=gradients, table=table, columns=columns)
+    return with_errors(choice, seen, errors=errors)
 
 
 def _sum(parts: list[InputStats | None]) -> InputStats | None:
@@ -166,13 +167,16 @@ def _sum(parts: list[InputStats | None]) -> InputStats | None:
     return total
 
 
-def with_errors(choice: Choice, seen: Seen | None) -> Choice:
-    """The choice with its metric and the error of each rank in it."""
+def with_errors(choice: Choice, seen: Seen | None, *, errors: bool = True) -> Choice:
+    """The choice with its metric, and the error of each rank in it if that is wanted."""
     spec, view = choice.item.spec, choice.view
     gradients = None if seen is None else seen.gradients
     rows = None if gradients is None else gradients.shrunk_mean()
     table = None if seen is None or seen.table is None or not spec.whiten else seen.table.gram
-    metric = Metric(None if seen is None else spec.inputs(seen.stats), rows, table)
+    columns = None if table is None or seen is None or seen.columns is None else seen.columns.shrunk_mean()
+    metric = Metric(None if seen is None else spec.inputs(seen.stats), rows, table, columns)
+    if not errors:
+        return replace(choice, seen=seen, metric=metric)
     error, energy, fits = spec.trials(view, choice.weight, metric)
     relative = error / energy if energy > 0 else np.zeros_like(error)
     return replace(choice, seen=seen, metric=metric, error=relative, energy=energy, fits=fits)

@@ -19,6 +19,7 @@ from tnkit.nn.batches import require_batches
 from tnkit.nn.build import build, layer_report
 from tnkit.nn.calibrate import Calibration, Seen, collect
 from tnkit.nn.choice import Choice, analysed, make_choice, require_fit, with_errors
+from tnkit.nn.faster import faster_rows
 from tnkit.nn.hooks import carry_over
 from tnkit.nn.layers.layer_type import require_weight
 from tnkit.nn.layers.module import FactoredModule
@@ -37,7 +38,7 @@ from tnkit.tensorize import Tensorization
 __all__ = ["LayerResult", "compress", "compress_layer"]
 
 #: Gradients are taken on this many of the first batches.
-GRADIENT_BATCHES = 8
+GRADIENT_BATCHES = 16
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -122,6 +123,7 @@ def compress(
     *,
     allocation: Allocation = "greedy",
     sensitivity: bool = True,
+    only_faster: bool = False,
     measure: bool = True,
 ) -> tuple[nn.Module, ModelReport]:
     """Compress the layers of a model under a budget.
@@ -142,6 +144,8 @@ def compress(
         allocation: "greedy" by gain per cost, or "uniform", the same share for each layer.
         sensitivity: weigh errors by how much the model's outputs feel them, from gradients on the first batches (no
             labels are needed). Not under `max_error`, which bounds unweighted errors.
+        only_faster: time the layers on input of the shape that was seen first, and leave those dense, or make them
+            smaller, that would not be faster; needs `calib`. Ranks then depend on the machine.
         measure: time the layers and the model, and run the first batch for the error of the outputs.
 
     Returns:
@@ -166,7 +170,7 @@ def compress(
         (True, 'Linear', 'FactoredLinear')
     """
     budget = as_budget(target)
-    _check_options(model, budget, calib, eval_fn, allocation)
+    _check_options(model, budget, calib, eval_fn, allocation, only_faster)
     with opened(model, root=not inplace) as whole:
         scope = _checked_scope(whole.model, budget, rules, inplace)
         choices = tuple(make_choice(item) for item in scope.items)
@@ -176,7 +180,8 @@ def compress(
         choices = tuple(analysed(choice, found_in) for choice in choices)
         score = None if eval_fn is None else score_of(eval_fn, whole.model)
         timed = measure and found_in is not None
-        found = Plan(whole.model, choices, budget, allocation, found_in, eval_fn, score, timed).search()
+        allowed = faster_rows(choices) if only_faster else None
+        found = Plan(whole.model, choices, budget, allocation, found_in, eval_fn, score, timed, allowed).search()
         left = [_left_report(whole.model, name, reason) for name, reason in scope.left.items()]
         open_layers = dict(whole.keep(found.layers))
         made = None if inplace else replaced(whole.model if "" in open_layers else model, found.layers)
@@ -201,7 +206,9 @@ def _together(open_layers: dict[str, nn.Module], layers: dict[str, nn.Module]) -
     return {**open_layers, **outside}
 
 
-def _check_options(model: nn.Module, budget: Budget, calib: Any, eval_fn: EvalFn | None, allocation: str) -> None:
+def _check_options(
+    model: nn.Module, budget: Budget, calib: Any, eval_fn: EvalFn | None, allocation: str, only_faster: bool
+) -> None:
     if not isinstance(model, nn.Module):
         raise OptionError(f"compress: model is a {type(model).__name__}; give a torch.nn.Module.")
     if allocation not in ("greedy", "uniform"):
@@ -213,6 +220,8 @@ def _check_options(model: nn.Module, budget: Budget, calib: Any, eval_fn: EvalFn
             f"compress: max_drop={budget.max_drop} needs eval_fn=, "
             "a function of the model whose value may drop by that."
         )
+    if only_faster and calib is None:
+        raise OptionError("compress: only_faster=True times layers on input as calibration sees it; give calib=.")
     if budget.latency_ms is not None and calib is None:
         raise OptionError(
             f"compress: latency_ms={budget.latency_ms} is measured on the first calibration batch; give calib=."

@@ -20,15 +20,15 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tnkit.errors import FileFormatError, OptionError, ShapeError
-from tnkit.nn.layers.module import FactoredModule
 from tnkit.nn.opening import is_open, opened_layers
+from tnkit.nn.structure import mark_, structure_of
 from tnkit.nn.surgery import replaced, swap_
+from tnkit.nn.versions import VERSION, upgraded
 from tnkit.registry import LAYERS
 
 __all__ = ["hollow_", "load", "save"]
 
 KEY = "tnkit.model"
-VERSION = 1
 
 
 def save(model: nn.Module, path: str | PathLike[str]) -> Path:
@@ -59,24 +59,15 @@ def save(model: nn.Module, path: str | PathLike[str]) -> Path:
     """
     target = Path(path)
     tensors: dict[str, Tensor] = {}
-    aliases: dict[str, str] = {}
-    owners: dict[tuple[Any, ...], str] = {}
+    parts = structure_of(model)
     for name, value in model.state_dict(keep_vars=True).items():
         if not isinstance(value, Tensor) or value.is_meta:
             raise OptionError(
                 f"save: {name!r} in the state of this {type(model).__name__} is no tensor with values. "
                 "Nothing was written. Load the weights first, or drop the extra state."
             )
-        owner = owners.setdefault((id(value),), name)
-        if owner != name:
-            aliases[name] = owner
-        else:
+        if name not in parts["aliases"]:
             tensors[name] = value.detach().cpu().contiguous().clone()
-    layers = {
-        n: {"kind": m.kind, "config": m.config()} for n, m in model.named_modules() if isinstance(m, FactoredModule)
-    }
-    open_layers = [name for name, m in model.named_modules() if is_open(m)]
-    parts = {"layers": layers, "opened": open_layers, "aliases": aliases}
     structure = {"version": VERSION, "model": type(model).__name__, **parts}
     _write(target, tensors, {KEY: json.dumps(structure)})
     return target
@@ -124,21 +115,28 @@ def hollow_(model: nn.Module, structure: Mapping[str, Any]) -> nn.Module:
 
     Raises:
         ShapeError: another kind of layer under one of the names.
-        OptionError: factors that several layers share; only `load` ties these again.
     """
-    shared = [alias for alias in structure["aliases"] if alias.rpartition(".")[0] in structure["layers"]]
-    if shared:
-        raise OptionError(
-            f"{shared[0]!r} shares its factors with {structure['aliases'][shared[0]]!r}, which from_pretrained cannot "
-            "tie again. Write such a model with tk.nn.save and read it with tk.nn.load."
-        )
     there = opened_layers(model, root=False)
     wanted = {_here(model, name) for name in structure["opened"]}
     if wanted:
         swap_(model, {name: layer for name, layer in there.items() if name in wanted})
     places = {name: _here(model, name) for name in structure["layers"]}
     found = {here: structure["layers"][name] for name, here in places.items() if here is not None}
-    return swap_(model, {name: _empty_layer(name, what, {}, model, "config.json") for name, what in found.items()})
+    swap_(model, {name: _empty_layer(name, what, {}, model, "config.json") for name, what in found.items()})
+    names = {f"{name}.": f"{here}." for name, here in places.items() if here is not None}
+    _tie(model, _renamed(structure["aliases"], names))
+    return mark_(model)
+
+
+def _renamed(aliases: Mapping[str, str], prefixes: Mapping[str, str]) -> dict[str, str]:
+    """Aliases between layers that are here, by the names that these have here."""
+
+    def here(name: str) -> str | None:
+        parent, _, leaf = name.rpartition(".")
+        return None if f"{parent}." not in prefixes else prefixes[f"{parent}."] + leaf
+
+    pairs = ((here(alias), here(owner)) for alias, owner in aliases.items())
+    return {alias: owner for alias, owner in pairs if alias is not None and owner is not None}
 
 
 def _here(model: nn.Module, name: str) -> str | None:
@@ -177,16 +175,13 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         structure = json.loads(metadata[KEY])
         version, *_ = (structure[k] for k in ("version", "model", "layers", "aliases"))
-        structure.setdefault("opened", [])
+        return tensors, upgraded(structure, version, f"load: {path}")
     except (ValueError, KeyError, TypeError) as error:
+        if isinstance(error, FileFormatError):
+            raise
         raise FileFormatError(
             f"load: the structure in {path} cannot be read ({error}). Write it again with tk.nn.save."
         ) from error
-    if version != VERSION:
-        raise FileFormatError(
-            f"load: {path} has version {version}; this tnkit reads version {VERSION}. Use the tnkit that wrote it."
-        )
-    return tensors, structure
 
 
 def _with_open_layers(base: nn.Module, names: list[str], path: Any) -> nn.Module:

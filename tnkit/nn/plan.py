@@ -29,10 +29,11 @@ SHARES = tuple(round(1.0 - 0.05 * k, 2) for k in range(1, 20))
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Outcome:
-    """Layers to put in, a report for each choice, and the score if it was measured on the way."""
+    """Layers to put in, for each choice a report and the row of its grid (−1: dense), and the score if measured."""
 
     layers: dict[str, nn.Module]
     reports: tuple[LayerReport, ...]
+    rows: tuple[int, ...]
     score: float | None = None
 
 
@@ -102,6 +103,7 @@ class Plan:
         eval_fn: the model's quality, or None.
         score_before: its value for the dense model.
         timed: whether layers are timed for the report.
+        allowed: for each choice the rows of its grid that may be taken; None for all.
     """
 
     model: nn.Module
@@ -112,6 +114,7 @@ class Plan:
     eval_fn: EvalFn | None
     score_before: float | None
     timed: bool
+    allowed: tuple[Ints, ...] | None = None
 
     def search(self) -> Outcome:
         """The layers that keep to every limit.
@@ -129,6 +132,7 @@ class Plan:
         """Layers and reports with at most this share of the parameters; with `guard`, slower layers stay dense."""
         layers: dict[str, nn.Module] = {}
         reports: list[LayerReport] = []
+        rows: list[int] = []
         for choice, row in zip(self.choices, self.rows(share), strict=True):
             built = None if row < 0 else build(choice, row)
             report = layer_report(choice, built, timed=self.timed or guard)
@@ -141,7 +145,8 @@ class Plan:
             if built is not None:
                 layers.update(with_twins(self.model, choice, built.module))
             reports.append(report)
-        return Outcome(layers, tuple(reports))
+            rows.append(-1 if built is None else built.row)
+        return Outcome(layers, tuple(reports), tuple(rows))
 
     def rows(self, share: float | None) -> list[int]:
         """The row of each layer's grid, or −1 for dense.
@@ -166,24 +171,24 @@ class Plan:
 
     def _ladders(self, resource: Resource) -> list[Ladder]:
         ladders = []
-        for choice, cost, dense in zip(self.choices, resource.costs, resource.dense, strict=True):
+        every = self.allowed or (None,) * len(self.choices)
+        for choice, cost, dense, allowed in zip(self.choices, resource.costs, resource.dense, every, strict=True):
             limit, row = self.budget.max_error, choice.fixed_row()
             if row is not None and limit is not None and choice.error[row] > limit**2:
                 raise BudgetError(
                     f"compress: {choice.item.spec!r} on layer {choice.item.name!r} has a relative error of "
                     f"{float(choice.error[row]) ** 0.5:.4g}, above Budget(max_error={limit}). Loosen one of them."
                 )
-            ladder = Ladder.of(cost, choice.error, dense, limit, row)
+            ladder = Ladder.of(cost, choice.error, dense, limit, row, allowed)
             ladders.append(replace(ladder, error=ladder.error * self._importance(choice)))
         return ladders
 
     def _importance(self, choice: Choice) -> float:
         """What an error of the whole layer costs: its energy where gradients make these comparable, otherwise 1."""
-        known = [c.energy for c in self.choices if c.metric.outputs is not None and c.metric.inputs is not None]
+        known = [c.energy for c in self.choices if c.metric.comparable()]
         if not known:
             return 1.0
-        comparable = choice.metric.outputs is not None and choice.metric.inputs is not None
-        return choice.energy if comparable else float(np.median(known))
+        return choice.energy if choice.metric.comparable() else float(np.median(known))
 
     def _spend_jointly(self, resources: list[Resource]) -> list[int]:
         """Several limits at once: the sum of the used shares is the cost, as much of it as keeps every limit."""
@@ -300,11 +305,7 @@ class Plan:
 
     def _keeps_sizes(self, tried: Outcome) -> bool:
         """Whether layers that went back to dense leave the limits on size kept."""
-        rows = [
-            choice.grid.index(report.rank) if report.compressed else -1
-            for choice, report in zip(self.choices, tried.reports, strict=True)
-        ]
-        return all(r.used(rows) <= r.limit for r in self._resources(None))
+        return all(r.used(tried.rows) <= r.limit for r in self._resources(None))
 
     def _possible_shares(self) -> list[float]:
         least = sum(least_cost(c) for c in self.choices) / sum(self._dense())

@@ -1,7 +1,8 @@
 """recover: a compressed model learns from the one it was made from; the best validated state is what is kept.
 
-The student's factors are trained so that its outputs, and on the way those of its blocks, are the teacher's. No labels
-are needed. A part of the batches is held out: training that makes these worse is undone.
+First each layer's last factor is solved again for the inputs that the compressed model really gives it
+(`tnkit.nn.matching`). Then the student's factors are trained so that its outputs, and on the way those of its blocks,
+are the teacher's. No labels are needed. A part of the batches is held out: what makes these worse is undone.
 
 References:
     Hinton et al., Distilling the knowledge in a neural network, arXiv 1503.02531.
@@ -15,7 +16,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -24,8 +25,12 @@ from torch import Tensor, nn
 from tnkit.errors import DataError, OptionError
 from tnkit.nn.batches import attention_mask, evaluating, output_tensors, require_batches, run_batch
 from tnkit.nn.layers.module import FactoredModule
+from tnkit.nn.matching import match_, matchable
 
 __all__ = ["RecoverReport", "blocks_of", "recover"]
+
+#: What the teacher says is kept for the next time its batch comes, up to this many bytes in all.
+REMEMBER = 2**29
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +40,7 @@ class RecoverReport:
     Attributes:
         error_before: mean relative squared error of the outputs on the held-out batches, before.
         error_after: the same of the state that was kept; never larger.
-        history: (step, error) at each validation.
+        history: (step, error) at each validation; those of matching stand at step 0.
         steps: training steps that were made.
         elapsed_s: in seconds.
     """
@@ -46,11 +51,24 @@ class RecoverReport:
     steps: int
     elapsed_s: float
 
+    @property
+    def gained(self) -> bool:
+        """Whether a trained state is kept; otherwise the model is as it was."""
+        return self.error_after < self.error_before
+
     def __str__(self) -> str:
         """In one line."""
+        spent = f"{self.steps} steps, {self.elapsed_s:.0f} s"
+        if not self.gained:
+            return (
+                f"nothing gained in {spent}: no state was better on the held-out batches than the one before "
+                f"(output error {self.error_before:.4g}), which is kept. Try more steps or batches, or another "
+                "learning_rate."
+            )
+        share = 1.0 - self.error_after / self.error_before
         return (
             f"recovered: held-out output error {self.error_before:.4g} -> {self.error_after:.4g} "
-            f"after {self.steps} steps, {self.elapsed_s:.0f} s"
+            f"({share:.1%} less) in {spent}"
         )
 
 
@@ -60,6 +78,7 @@ def recover(
     calib: Iterable[Any],
     *,
     validation: Iterable[Any] | None = None,
+    match_sweeps: int = 2,
     max_steps: int = 1000,
     time_limit_s: float | None = 600.0,
     learning_rate: float = 1e-3,
@@ -74,7 +93,9 @@ def recover(
         teacher: the dense model; it is not changed.
         calib: batches to train on, as in `compress`.
         validation: batches that decide which state is kept; None holds out every eighth batch of `calib`.
-        max_steps: training steps, one batch each.
+        match_sweeps: passes over `calib` in which linear layers of low rank are matched in closed form; 0 for none. A
+            pass that makes the held-out error larger is undone, and is the last.
+        max_steps: training steps after that, one batch each; 0 for none.
         time_limit_s: in seconds, or None.
         learning_rate: of AdamW at its highest; it rises for the first twentieth and falls like a cosine.
         block_weight: of the mean error of the blocks' outputs beside that of the model's; 0 for the outputs alone.
@@ -89,7 +110,8 @@ def recover(
         DataError: no batch to train or to validate on, or one that a model does not take.
 
     Cost:
-        A forward and a backward pass of the student for each step, and a forward pass of the teacher.
+        A forward and a backward pass of the student for each step; a forward pass of the teacher for each batch, again
+        and again where its outputs take more than half a gigabyte.
 
     Example:
         >>> import torch
@@ -102,13 +124,16 @@ def recover(
         >>> report.error_after <= report.error_before
         True
     """
-    _check(model, max_steps, learning_rate, block_weight)
+    _check(model, match_sweeps, max_steps, learning_rate, block_weight)
     train, held_out = _split(calib, validation)
     student = model if inplace else copy.deepcopy(model)
     lesson = _Lesson(student, teacher, blocks_of(student) if block_weight > 0 else [], block_weight)
+    start = time.perf_counter()
     with _only_factors(student) as parameters:
-        schedule = _Schedule(max_steps, time_limit_s, learning_rate)
-        return student, _train(lesson, parameters, train, held_out, schedule, rng)
+        matched = _match(lesson, train, held_out, match_sweeps)
+        limit = None if time_limit_s is None else max(time_limit_s - (time.perf_counter() - start), 1e-6)
+        report = _train(lesson, parameters, train, held_out, _Schedule(max_steps, limit, learning_rate), rng, matched)
+    return student, replace(report, elapsed_s=time.perf_counter() - start)
 
 
 def blocks_of(model: nn.Module) -> list[str]:
@@ -123,15 +148,16 @@ def blocks_of(model: nn.Module) -> list[str]:
     return found
 
 
-def _check(model: nn.Module, max_steps: int, learning_rate: float, block_weight: float) -> None:
+def _check(model: nn.Module, match_sweeps: int, max_steps: int, learning_rate: float, block_weight: float) -> None:
     if not any(isinstance(m, FactoredModule) for m in model.modules()):
         raise OptionError(
             f"recover: no layer of this {type(model).__name__} is compressed. Give what tk.nn.compress returned."
         )
-    if max_steps < 1 or learning_rate <= 0 or block_weight < 0:
+    if match_sweeps < 0 or max_steps < 0 or match_sweeps + max_steps < 1 or learning_rate <= 0 or block_weight < 0:
         raise OptionError(
-            f"recover: max_steps={max_steps}, learning_rate={learning_rate}, block_weight={block_weight}. "
-            "Use at least one step, a positive learning rate, and a block weight of 0 or more."
+            f"recover: match_sweeps={match_sweeps}, max_steps={max_steps}, learning_rate={learning_rate}, "
+            f"block_weight={block_weight}. Use at least one sweep or step, a positive learning rate, and a block weight "
+            "of 0 or more."
         )
 
 
@@ -173,7 +199,8 @@ class _Schedule:
 
     def progress(self, step: int, spent_s: float) -> float:
         """The share of the steps or of the time that is gone, whichever is more."""
-        return max(step / self.max_steps, 0.0 if self.time_limit_s is None else spent_s / self.time_limit_s)
+        steps = 1.0 if step >= self.max_steps else step / self.max_steps
+        return max(steps, 0.0 if self.time_limit_s is None else spent_s / self.time_limit_s)
 
     def rate(self, progress: float) -> float:
         """Rises for a twentieth, then falls like a cosine."""
@@ -183,18 +210,30 @@ class _Schedule:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Lesson:
-    """A student, a teacher, and where they are compared."""
+    """A student, a teacher, where they are compared, and what the teacher said of batches that come again."""
 
     student: nn.Module
     teacher: nn.Module
     blocks: list[str]
     block_weight: float
+    said: dict[int, tuple[list[Tensor], dict[str, Tensor]]] = field(default_factory=dict)
+
+    def wanted(self, batch: Any) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """The teacher's outputs, and those of its blocks; `batch` is one of a list that outlives this."""
+        known = self.said.get(id(batch))
+        if known is not None:
+            return known
+        with evaluating(self.teacher), _watched(self.teacher, self.blocks) as theirs:
+            found = output_tensors(run_batch(self.teacher, batch, "recover")), theirs
+        kept = sum(_n_bytes(*said) for said in self.said.values())
+        if kept + _n_bytes(*found) <= REMEMBER:
+            self.said[id(batch)] = found
+        return found
 
     def loss(self, batch: Any) -> Tensor:
         """Error of the outputs, and the mean one of the blocks' outputs; with gradients, without dropout."""
         mask = attention_mask(batch)
-        with evaluating(self.teacher), _watched(self.teacher, self.blocks) as theirs:
-            target = run_batch(self.teacher, batch, "recover")
+        target, theirs = self.wanted(batch)
         with evaluating(self.student), torch.enable_grad(), _watched(self.student, self.blocks) as mine:
             loss = _output_error(run_batch(self.student, batch, "recover"), target, mask)
             parts = [_relative(mine[n], theirs[n], mask) for n in self.blocks if n in mine and n in theirs]
@@ -203,11 +242,15 @@ class _Lesson:
     def error(self, batches: list[Any]) -> float:
         """Mean error of the outputs."""
         errors = []
-        with evaluating(self.student), evaluating(self.teacher):
+        with evaluating(self.student):
             for batch in batches:
-                mine, theirs = (run_batch(m, batch, "recover") for m in (self.student, self.teacher))
+                mine, (theirs, _) = run_batch(self.student, batch, "recover"), self.wanted(batch)
                 errors.append(float(_output_error(mine, theirs, attention_mask(batch))))
         return sum(errors) / len(errors)
+
+
+def _n_bytes(outputs: list[Tensor], blocks: dict[str, Tensor]) -> int:
+    return sum(t.numel() * t.element_size() for t in (*outputs, *blocks.values()))
 
 
 @contextmanager
@@ -240,14 +283,30 @@ def _relative(mine: Tensor, theirs: Tensor, mask: Tensor | None) -> Tensor:
     return wrong.sum() / whole.sum().clamp_min(1e-12)
 
 
-def _output_error(mine: Any, theirs: Any, mask: Tensor | None) -> Tensor:
-    pairs = [(a, b) for a, b in zip(output_tensors(mine), output_tensors(theirs), strict=False) if a.shape == b.shape]
+def _output_error(mine: Any, theirs: list[Tensor], mask: Tensor | None) -> Tensor:
+    pairs = [(a, b) for a, b in zip(output_tensors(mine), theirs, strict=False) if a.shape == b.shape]
     if not pairs:
         raise DataError(
             "recover: the models give no floating-point outputs of equal shape. "
             "Give the model that this one was compressed from as teacher."
         )
     return torch.stack([_relative(a, b, mask) for a, b in pairs]).mean()
+
+
+def _match(lesson: _Lesson, train: list[Any], held_out: list[Any], sweeps: int) -> list[float]:
+    """The held-out error at first and after each pass of matching that made it smaller."""
+    layers = matchable(lesson.student, lesson.teacher)
+    errors = [lesson.error(held_out)]
+    for _ in range(sweeps if layers else 0):
+        kept = {name: copy.deepcopy(layer.state_dict()) for name, layer in layers.items()}
+        match_(lesson.student, lesson.teacher, train)
+        now = lesson.error(held_out)
+        if not now < errors[-1]:  # a NaN is not
+            for name, layer in layers.items():
+                layer.load_state_dict(kept[name])
+            break
+        errors.append(now)
+    return errors
 
 
 def _train(
@@ -257,16 +316,17 @@ def _train(
     held_out: list[Any],
     schedule: _Schedule,
     rng: int,
+    matched: list[float],
 ) -> RecoverReport:
     """Steps of AdamW; whatever ends them, the parameters then hold the best validated state."""
     start = time.perf_counter()
-    first = best = lesson.error(held_out)
+    best = matched[-1]
     kept = [p.detach().clone() for p in parameters]
-    history = [(0, first)]
+    history = [(0, error) for error in matched]
     optimizer = torch.optim.AdamW(parameters, lr=schedule.learning_rate, weight_decay=0.0)
     order = torch.Generator().manual_seed(rng)
     queue: list[int] = []
-    step, progress, due = 0, 0.0, 0.1
+    step, progress, due = 0, schedule.progress(0, 0.0), 0.1
     try:
         while progress < 1.0:
             queue = queue or torch.randperm(len(train), generator=order).tolist()
@@ -287,4 +347,4 @@ def _train(
         with torch.no_grad():
             for p, value in zip(parameters, kept, strict=True):
                 p.copy_(value)
-    return RecoverReport(first, best, tuple(history), step, time.perf_counter() - start)
+    return RecoverReport(matched[0], best, tuple(history), step, time.perf_counter() - start)

@@ -6,6 +6,8 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from tnkit.registry import provider
+
 __all__ = ["LayerReport", "ModelReport"]
 
 
@@ -118,6 +120,14 @@ class ModelReport:
     def to_json(self, indent: int | None = 2) -> str:
         """The report as JSON."""
         return json.dumps(self.to_dict(), indent=indent)
+
+    def plot(self) -> Any:
+        """Parameters, errors and milliseconds of the layers as one matplotlib figure.
+
+        Raises:
+            MissingExtraError: `import tnkit.interop.matplotlib` first; it needs the extra `plot`.
+        """
+        return provider("plot:matplotlib", "plot")(self)
 
     def to_markdown(self) -> str:
         """The report as a Markdown table and a list."""

@@ -28,6 +28,8 @@ __all__ = ["Sensitivity", "Site"]
 
 #: Layers with more outputs, such as the head of a language model, have no matrix of gradients: it would not fit.
 WIDEST = 8192
+#: Signs are drawn this often where a model gives far fewer outputs than its layers have rows (one vector for a text).
+DRAWS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +92,14 @@ class Sensitivity:
                 outputs = [t for t in output_tensors(run_batch(self._model, batch)) if t.requires_grad]
                 if not outputs:
                     raise DataError("no output depends on a layer in scope")
-                signs = [self._random_signs(t, mask) for t in outputs]
-                gradients = torch.autograd.grad(outputs, [p for _, p in probes], signs, allow_unused=True)
+                for left in reversed(range(_draws(outputs, [p for _, p in probes]))):
+                    signs = [self._random_signs(t, mask) for t in outputs]
+                    gradients = torch.autograd.grad(
+                        outputs, [p for _, p in probes], signs, retain_graph=left > 0, allow_unused=True
+                    )
+                    for (name, _), g in zip(probes, gradients, strict=True):
+                        if g is not None and g.shape[-1] <= WIDEST:
+                            self._take(name, g, mask)
         except (RuntimeError, DataError) as error:
             self.note = (
                 f"the model could not be differentiated ({str(error).splitlines()[0]}), so layers weigh the same"
@@ -100,9 +108,6 @@ class Sensitivity:
         finally:
             for handle in handles:
                 handle.remove()
-        for (name, _), g in zip(probes, gradients, strict=True):
-            if g is not None and g.shape[-1] <= WIDEST:
-                self._take(name, g, mask)
 
     def _random_signs(self, t: Tensor, mask: Tensor | None) -> Tensor:
         signs = torch.randint(0, 2, t.shape, generator=self._signs).to(t) * 2 - 1
@@ -116,3 +121,9 @@ class Sensitivity:
         one = InputStats.of(site.recipe.kind.output_rows(site.layer, g, on_device))
         if bool(torch.isfinite(one.gram).all()):
             self._found[name] = self._found[name] + one if name in self._found else one
+
+
+def _draws(outputs: list[Tensor], inside: list[Tensor]) -> int:
+    """How often signs are drawn: the gradients of one draw are alike where many rows feed one output."""
+    vectors = sum(t.shape[:-1].numel() for t in outputs)
+    return DRAWS if max(t.shape[:-1].numel() for t in inside) > 2 * vectors else 1

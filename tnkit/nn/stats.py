@@ -137,15 +137,24 @@ class Metric:
         outputs: (g, m, m) mean outer product of the gradients of the model's outputs with respect to the layer's; None
             for the identity.
         frequency: (1, m) how often each row of a table is looked up; None where it is no table.
+        columns: (1, n, n) mean outer product of the gradients of the model's outputs with respect to the looked-up
+            rows; None for the identity, or where there are `inputs`.
     """
 
     inputs: InputStats | None = None
     outputs: Tensor | None = None
     frequency: Tensor | None = None
+    columns: Tensor | None = None
 
     def gram(self, group: int) -> Tensor | None:
-        """(n, n) of one group."""
-        return None if self.inputs is None else self.inputs.gram[group]
+        """(n, n) of one group; of a table that is only looked up, how much the model's outputs feel its columns."""
+        if self.inputs is None:
+            return None if self.columns is None else self.columns[group]
+        return self.inputs.gram[group]
+
+    def comparable(self) -> bool:
+        """Whether errors are in the unit of the model's outputs, so that those of several layers can be added up."""
+        return self.columns is not None or (self.outputs is not None and self.inputs is not None)
 
     def rows(self, group: int) -> Tensor | None:
         """(m, m) of one group; (m,) for a table."""
@@ -166,6 +175,19 @@ class Metric:
         gram = self.inputs.gram.to(w)
         seen = torch.einsum("goi...,gij->goj...", w, gram)
         return max(float((seen * w).sum()), 0.0)
+
+    def felt(self, blocks: Tensor) -> float:
+        """‖F^½ W G^½‖²: as `energy`, with what the outputs feel."""
+        gram = self.columns if self.inputs is None else self.inputs.gram
+        by_rows = self.outputs is not None and self.frequency is None
+        if not by_rows and (gram is None or self.inputs is not None):
+            return self.energy(blocks)
+        w = blocks.detach().to(torch.float64)
+        rows = w if self.frequency is None else w * self.frequency.to(w)[:, :, None]
+        if by_rows and self.outputs is not None:
+            rows = torch.einsum("gpo,go...->gp...", self.outputs.to(w), w)
+        seen = w if gram is None else torch.einsum("goi...,gij->goj...", w, gram.to(w))
+        return max(float((seen * rows).sum()), 0.0)
 
 
 def _gram(x: Tensor) -> Tensor:

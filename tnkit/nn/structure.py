@@ -9,8 +9,9 @@ from torch import nn
 
 from tnkit.nn.layers.module import FactoredModule
 from tnkit.nn.opening.model import is_open
+from tnkit.nn.versions import VERSION
 
-__all__ = ["QUANT_METHOD", "mark_", "structure_of"]
+__all__ = ["QUANT_METHOD", "aliases_of", "mark_", "structure_of"]
 
 #: The word in a configuration by which the transformers library finds who reads the model.
 QUANT_METHOD = "tnkit"
@@ -30,13 +31,19 @@ def structure_of(model: nn.Module) -> dict[str, Any]:
         for name, m in model.named_modules()
         if isinstance(m, FactoredModule)
     }
+    aliases = aliases_of(model.state_dict(keep_vars=True))
+    return {"layers": layers, "opened": [n for n, m in model.named_modules() if is_open(m)], "aliases": aliases}
+
+
+def aliases_of(state: Mapping[str, Any]) -> dict[str, str]:
+    """Names in a state that stand for the tensor of an earlier name."""
     owners: dict[int, str] = {}
-    aliases: dict[str, str] = {}
-    for name, value in model.named_parameters(remove_duplicate=False):
+    found: dict[str, str] = {}
+    for name, value in state.items():
         owner = owners.setdefault(id(value), name)
         if owner != name:
-            aliases[name] = owner
-    return {"layers": layers, "opened": [n for n, m in model.named_modules() if is_open(m)], "aliases": aliases}
+            found[name] = owner
+    return found
 
 
 def mark_(model: nn.Module) -> nn.Module:
@@ -54,7 +61,27 @@ def mark_(model: nn.Module) -> nn.Module:
         return model
     structure = structure_of(model)
     if structure["layers"]:
-        config.quantization_config = {"quant_method": QUANT_METHOD, "structure": structure}
+        config.quantization_config = {"quant_method": QUANT_METHOD, "version": VERSION, "structure": structure}
     elif there is not None:
         del config.quantization_config
+    _tell_ties_(model, structure["aliases"])
     return model
+
+
+def _tell_ties_(model: Any, aliases: Mapping[str, str]) -> None:
+    """Write the factors that layers share among the tied weights of a Hugging Face model, in place of dense ones."""
+    known = getattr(type(model), "_tied_weights_keys", None)
+    factored = {name for name, m in model.named_modules() if isinstance(m, FactoredModule)}
+
+    def is_factor(name: str) -> bool:
+        parent, _, leaf = name.rpartition(".")
+        return parent in factored and leaf != "bias"
+
+    shared = {alias: owner for alias, owner in aliases.items() if is_factor(alias)}
+    if shared and (known is None or isinstance(known, Mapping)):
+        model._tied_weights_keys = {a: o for a, o in (known or {}).items() if not is_factor(a)} | shared
+    elif "_tied_weights_keys" in vars(model):
+        del model._tied_weights_keys
+    else:
+        return
+    model.all_tied_weights_keys = model.get_expanded_tied_weights_keys(all_submodels=True)

@@ -194,18 +194,29 @@ def _checked(weight: Tensor, gram: Tensor | None, row_weight: Tensor | None) -> 
 def _seen_directions(scaled: Tensor, gram: Tensor) -> tuple[Tensor, Tensor]:
     """Left singular vectors and values of scaled · G^½ that stand above rounding, and zeros for the others."""
     m, n = scaled.shape
-    if gram.ndim == 1:
+    if gram.ndim == 1 and 4 * m > n:
         u, s, _ = torch.linalg.svd(scaled * gram.clamp_min(0).sqrt(), full_matrices=False)
         floor = s[0] * torch.finfo(s.dtype).eps * max(m, n)
     elif m <= n:
-        energy, vectors = torch.linalg.eigh(scaled @ gram @ scaled.mT)
+        seen = scaled * gram.clamp_min(0) if gram.ndim == 1 else scaled @ gram
+        energy, vectors = torch.linalg.eigh(seen @ scaled.mT)
         u, s = vectors.flip(-1), energy.flip(-1).clamp_min(0).sqrt()
         floor = s[0] * (torch.finfo(s.dtype).eps * max(m, n)) ** 0.5
     else:
         energy, vectors = torch.linalg.eigh(gram)
-        u, s, _ = torch.linalg.svd((scaled @ vectors) * energy.clamp_min(0).sqrt(), full_matrices=False)
+        u, s = _left_vectors((scaled @ vectors) * energy.clamp_min(0).sqrt())
         floor = s[0] * (torch.finfo(s.dtype).eps * max(m, n)) ** 0.5
     return u, torch.where(s > floor, s, 0.0)
+
+
+def _left_vectors(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Left singular vectors and values of a tall matrix; of a very tall one by its Gram matrix, down to √eps."""
+    if x.shape[0] < 8 * x.shape[1]:
+        u, s, _ = torch.linalg.svd(x, full_matrices=False)
+        return u, s
+    energy, v = torch.linalg.eigh(x.mT @ x)
+    s = energy.flip(-1).clamp_min(0).sqrt()
+    return torch.linalg.qr(x @ v.flip(-1))[0], s
 
 
 def _completed(u: Tensor, s: Tensor, scaled: Tensor) -> tuple[Tensor, Tensor]:

@@ -24,6 +24,7 @@ from tnkit.report.style import STYLE
 
 __all__ = [
     "curve",
+    "curves",
     "details",
     "facts",
     "figure",
@@ -164,6 +165,43 @@ def curve(values: Sequence[float], caption: str) -> str:
     drawn = f'{axes}<polyline class="line" points="{line}"/>{labels}'
     return (
         f'<figure><svg viewBox="0 0 640 200" role="img">{drawn}</svg><figcaption>{_text(caption)}</figcaption></figure>'
+    )
+
+
+def curves(lines: Mapping[str, Sequence[float]], caption: str, *, floor: float = 1e-4) -> str:
+    """Lines of positive values over their share of the way, on one logarithmic scale; each has its name as a tip.
+
+    Args:
+        lines: values by name; those below `floor` of the largest are cut off.
+        caption: what they are.
+        floor: the lowest value that is drawn, as a share of the largest.
+
+    Returns:
+        The figure; "" where no line has two values.
+    """
+    known = {name: [v for v in values if v > 0 and math.isfinite(v)] for name, values in lines.items()}
+    known = {name: values for name, values in known.items() if len(values) > 1}
+    if not known:
+        return ""
+    top = max(max(values) for values in known.values())
+    left, right, upper, lower = 70, 630, 20, 220
+    drawn = []
+    for name, values in known.items():
+        shares = [max(math.log10(v / top) / math.log10(floor), 0.0) for v in values]
+        points = [
+            f"{left + (right - left) * k / (len(values) - 1):.1f},{upper + (lower - upper) * share:.1f}"
+            for k, share in enumerate(shares)
+            if share <= 1.0
+        ]
+        if len(points) > 1:
+            line = " ".join(points[:: max(1, len(points) // 200)])
+            drawn.append(f'<polyline class="thin" points="{line}"><title>{_text(name)}</title></polyline>')
+    words = [(upper + 4, f"{top:.2g}"), (lower + 4, f"{top * floor:.2g}")]
+    labels = "".join(f'<text x="{left - 8}" y="{y}" text-anchor="end">{word}</text>' for y, word in words)
+    axes = f'<path class="axis" fill="none" d="M{left} {upper - 10} V{lower + 8} H{right}"/>'
+    return (
+        f'<figure><svg viewBox="0 0 640 250" role="img">{axes}{"".join(drawn)}{labels}</svg>'
+        f"<figcaption>{_text(caption)}</figcaption></figure>"
     )
 
 

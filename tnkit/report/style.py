@@ -34,7 +34,8 @@ figure svg { max-width: 40rem; } .pixels { image-rendering: pixelated; }
 figcaption { color: var(--soft); font-size: .88rem; margin-top: .35rem; }
 details { margin: 1rem 0; } summary { cursor: pointer; color: var(--accent); }
 svg text { fill: var(--soft); font: 12px system-ui, sans-serif; } svg .axis { stroke: var(--line); }
-svg .line { stroke: var(--accent); stroke-width: 2; fill: none; }
+svg .thin { stroke: var(--accent); stroke-width: 1; fill: none; opacity: .55; }
+svg .thin:hover { stroke-width: 3; opacity: 1; } svg .line { stroke: var(--accent); stroke-width: 2; fill: none; }
 footer { margin-top: 3rem; color: var(--soft); font-size: .88rem; }
 @media print { body { max-width: none; } section { break-inside: avoid; } }
 """

@@ -20,7 +20,7 @@ from tnkit.report import html
 from tnkit.report.fit import FitReport
 from tnkit.report.pictures import limits, stretched
 
-__all__ = ["Described", "before_after", "bytes_text", "of_completion", "of_fit", "of_model"]
+__all__ = ["Described", "before_after", "bytes_text", "of_analysis", "of_completion", "of_fit", "of_model"]
 
 #: More layers than this that stay dense for the same reason are counted, not listed.
 SHOWN = 8
@@ -113,20 +113,79 @@ def of_model(report: Described) -> str:
             f"{layer['params_before']:,}",
             f"{layer['params_after'] / max(layer['params_before'], 1):.1%}",
             f"{layer['rel_error']:.3g}" if layer["compressed"] else "–",
+            _pair(layer["flops_before"], layer["flops_after"], ",d"),
+            _pair(layer["ms_before"], layer["ms_after"], ".3g"),
             layer["reason"],
         ]
         for layer in shown_layers
     ]
     kept = [min(layer["params_after"] / max(layer["params_before"], 1), 1.0) for layer in shown_layers]
-    head = ["layer", "becomes", "rank", "parameters", "kept", "relative error", "remark"]
+    wrong = [layer["rel_error"] for layer in shown_layers]
+    errors = [e / max(max(wrong, default=0.0), 1e-300) for e in wrong]
+    head = ["layer", "becomes", "rank", "parameters", "kept", "relative error", "FLOPs", "ms", "remark"]
     return "\n".join(
         [
             html.facts(shown),
             *(html.paragraph(str(note)) for note in values.get("notes", ())),
-            html.table(head, layers, numeric=(2, 3, 4, 5), bars={4: kept}),
+            html.table(head, layers, numeric=range(2, 8), bars={4: kept, 5: errors}),
             *(html.paragraph(f"{left[reason]} layers stay dense: {reason}.") for reason in left if reason in alike),
         ]
     )
+
+
+def of_analysis(found: Described) -> str:
+    """A model as it is: its numbers, the spectra of its layers, and a table of them."""
+    values = found.to_dict()
+    layers, ratios = values["layers"], values["ratios"]
+    there = sum(layer["params"] for layer in layers)
+    shown: dict[str, Any] = {
+        "parameters": f"{values['params']:,}",
+        "of these in scope": f"{there / max(values['params'], 1):.1%}",
+        "bytes": bytes_text(values["bytes"]),
+    }
+    if values["ms"] is not None:
+        shown["one batch"] = f"{values['ms']:.3g} ms"
+    spectra = {layer["name"]: layer["seen_spectrum"] or layer["spectrum"] for layer in layers}
+    errors = {layer["name"]: [e for e in layer["errors"] if e] for layer in layers}
+    ms = [layer["ms"] or 0.0 for layer in layers]
+    felt = [layer["sensitivity"] or 0.0 for layer in layers]
+    head = ["layer", "type", "shape", "parameters", "stable rank", "tail", *(f"error at {r:g}" for r in ratios)]
+    rows = [
+        [
+            layer["name"] or "(model)",
+            layer["kind"],
+            " × ".join(map(str, layer["shape"])),
+            f"{layer['params']:,}",
+            f"{layer['stable_rank']:.1f}",
+            _number(layer["heavy_tail"], ".2f"),
+            *(_number(e, ".3f") for e in layer["errors"]),
+            _number(layer["sensitivity"], ".1%"),
+            _number(layer["ms"], ".3g"),
+        ]
+        for layer in layers
+    ]
+    width = len(head)
+    bars = {
+        width: [v / max(max(felt, default=0.0), 1e-300) for v in felt],
+        width + 1: [v / max(max(ms, default=0.0), 1e-300) for v in ms],
+    }
+    return "\n".join(
+        [
+            html.facts(shown),
+            *(html.paragraph(str(note)) for note in values["notes"]),
+            html.curves(spectra, "singular values of the layers as their inputs see them, over the share of the rank"),
+            html.curves(errors, f"relative error of the layers' outputs, at {', '.join(f'{r:g}' for r in ratios)}"),
+            html.table([*head, "felt", "ms"], rows, numeric=range(3, width + 2), bars=bars),
+        ]
+    )
+
+
+def _pair(before: float | None, after: float | None, form: str) -> str:
+    return "–" if before is None or after is None else f"{before:{form}} → {after:{form}}"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)
 
 
 def before_after(

@@ -68,6 +68,16 @@ class LowRankForm(MatrixForm):
             return {}
         return {"order": torch.arange(self.m if self.pivots == "rows" else self.n)}
 
+    def two_factors(self, t: Factors) -> tuple[Tensor, Tensor]:
+        """B (m, r) and A (r, n), written out."""
+        left, right = t["left"], t["right"]
+        eye = torch.eye(self.rank, dtype=left.dtype, device=left.device)
+        if self.pivots == "rows":
+            return torch.cat([eye, left]).index_select(0, t["order"]), right
+        if self.pivots == "columns":
+            return left, torch.cat([eye, right], dim=1).index_select(1, t["order"].argsort())
+        return left, right
+
     def dense(self, t: Factors) -> Tensor:
         """The product."""
         left, right = t["left"], t["right"]

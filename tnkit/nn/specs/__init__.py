@@ -1,5 +1,6 @@
 """Layer specifications, one file each: what a layer is to become. Importing this registers them."""
 
+from tnkit.nn.specs.any_of import AnyOf
 from tnkit.nn.specs.base import LAYER_SPECS, Execution, Fitted, Floats, Ints, LayerSpec, RankGrid
 from tnkit.nn.specs.channel_svd import ChannelSVD
 from tnkit.nn.specs.cp import CPLayer
@@ -11,6 +12,7 @@ from tnkit.nn.specs.tucker2 import Tucker2
 
 __all__ = [
     "LAYER_SPECS",
+    "AnyOf",
     "CPLayer",
     "ChannelSVD",
     "Execution",

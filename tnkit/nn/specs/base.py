@@ -164,6 +164,10 @@ class LayerSpec(abc.ABC):
     def form(self, view: WeightView, fitted: Fitted) -> tuple[Form, Mapping[str, Tensor]]:
         """What a fitted format is in a module, and the tensors of its parameters and buffers by name."""
 
+    def narrowed(self, view: WeightView, rank: tuple[int, ...]) -> tuple[LayerSpec, tuple[int, ...]]:
+        """The specification that a rank of the grid belongs to, and that rank as it counts it: most are their own."""
+        return self, rank
+
     def resolved(self, dtype: torch.dtype) -> LayerSpec:
         """The specification with what it leaves to the layer decided, for weights of a dtype."""
         return self

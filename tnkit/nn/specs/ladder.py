@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tnkit.api import decompose
-from tnkit.decompose import RingALS
+from tnkit.decompose import RingSVD
 from tnkit.formats import FormatSpec, Layout, Network, Tensorized, resolve_ranks
 from tnkit.formats.ranks import ranks_within
 from tnkit.network import Topology
@@ -26,8 +26,8 @@ __all__ = ["LadderSpec", "Structure"]
 
 #: Rungs of a ladder of ranks, where fits are closed forms and where they iterate.
 RUNGS, FEW_RUNGS = 12, 6
-#: Entries above which a ring starts at random.
-LARGE = 2**18
+#: Multiplications above which a sweep over a ring would outlast any time limit: it is then not begun.
+SWEEP = 10**10
 DIRECT = ("tt", "ttm", "tucker", "ht", "lowrank", "btt", "monarch", "kron")
 
 
@@ -116,8 +116,8 @@ class LadderSpec(LayerSpec):
         found = []
         for row in self.grid(view).ranks:
             fitted = self._fitted(view, blocks, tuple(int(r) for r in row))
-            found.append(metric.energy(blocks - fitted.to_dense().reshape(blocks.shape)))
-        return np.array(found), metric.energy(blocks)
+            found.append(metric.felt(blocks - fitted.to_dense().reshape(blocks.shape)))
+        return np.array(found), metric.felt(blocks)
 
     def trials(self, view: WeightView, weight: Tensor, metric: Metric) -> tuple[Floats, float, dict[int, Fitted]]:
         """As `errors`; the fit itself where it is the only one."""
@@ -126,8 +126,8 @@ class LadderSpec(LayerSpec):
             return *self.errors(view, weight, metric), {}
         blocks = view.blocks(weight.detach().to(torch.float64))
         fitted = self.fit(view, weight, tuple(int(r) for r in ranks[0]), metric)
-        wrong = metric.energy(blocks - fitted.to_dense().reshape(blocks.shape))
-        return np.array([wrong]), metric.energy(blocks), {0: fitted}
+        wrong = metric.felt(blocks - fitted.to_dense().reshape(blocks.shape))
+        return np.array([wrong]), metric.felt(blocks), {0: fitted}
 
     def fit(self, view: WeightView, weight: Tensor, rank: tuple[int, ...], metric: Metric) -> Fitted:
         """The format, fitted to the weight, and then to the weight as its inputs see it."""
@@ -141,8 +141,8 @@ class LadderSpec(LayerSpec):
             x = structure.plan.apply(block)
             limit = None if self.time_limit_s is None else self.time_limit_s / len(blocks)
             method = self.method
-            if method == "auto" and structure.layout.name == "tr" and x.numel() > LARGE:
-                method = RingALS(start="random")  # its direct start would take minutes at the ranks of layers
+            if method == "auto" and structure.layout.name == "tr" and len(rank) * max(rank) ** 6 > SWEEP:
+                method = RingSVD()
             fit = decompose(x, structure.spec, rank=rank, method=method, time_limit_s=limit, rng=0)
             parts.append(fit.tensor)
         if view.groups == 1:

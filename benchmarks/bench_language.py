@@ -1,0 +1,125 @@
+"""A language model of characters made smaller without tuning: `python -m benchmarks.bench_language [--steps N]`.
+
+432 k parameters, trained here on nine tenths of the docstrings of the standard library, tested on text of the last
+tenth. `keep` is the share of the parameters of its Linear layers. The published ways cut every layer alike and hold two
+factors; all see the same calibration text.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+from torch import Tensor, nn
+
+import tnkit as tk
+from benchmarks.char_model import loss, perplexity, text, trained, windows
+from benchmarks.harness import screen, write_json
+from benchmarks.svd_rivals import NAMES, low_rank, moments
+
+#: What of ours is measured: options of `compress`, and whether the outputs that count are probabilities.
+OURS: dict[str, tuple[dict[str, Any], bool]] = {
+    "tnkit": ({}, True),
+    "tnkit, logits as outputs": ({}, False),
+    "tnkit, two factors": ({"pivoted": False}, True),
+    "tnkit, uniform": ({"allocation": "uniform"}, True),
+    "tnkit, whitened and uniform": ({"allocation": "uniform", "sensitivity": False}, False),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One model at one size."""
+
+    who: str
+    keep: float
+    kept: float
+    perplexity: float
+    worse: float
+    compress_s: float
+
+
+class Probabilities(nn.Module):
+    """Square roots of the probabilities: equal steps of them are equal steps in what the model says (Fisher–Rao)."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return 2.0 * self.model(ids).softmax(-1).sqrt()
+
+
+def ours(model: nn.Module, calib: list[Tensor], keep: float, given: dict[str, Any], felt: bool) -> tuple[Any, float]:
+    """The compressed model and what it keeps."""
+    options = dict(given)
+    spec = tk.nn.LowRankLayer(pivoted=options.pop("pivoted", True))
+    whole: nn.Module = Probabilities(model) if felt else model
+    small, report = tk.nn.compress(whole, tk.Budget(params=keep), calib, {"*": spec}, measure=False, **options)
+    return (small.model if felt else small), report.kept
+
+
+def measure(model: nn.Module, train: Tensor, test: Tensor, keeps: list[float], n_calib: int) -> Iterator[Found]:
+    """Every contender at every size."""
+    pieces = list(windows(train, n_calib, torch.Generator().manual_seed(1)).split(16))
+    calib = [piece[:, :-1] for piece in pieces]
+    dense = perplexity(model, test)
+    yield Found("dense", 1.0, 1.0, dense, 0.0, 0.0)
+    linear = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
+    start = time.perf_counter()
+    seen = moments(model, linear, pieces, loss)
+    seeing = time.perf_counter() - start
+
+    def found(who: str, keep: float, small: nn.Module, kept: float, start: float, before: float = 0.0) -> Found:
+        spent = time.perf_counter() - start + before
+        now = perplexity(small, test)
+        return Found(who, keep, kept, now, now / dense - 1.0, spent)
+
+    for keep in keeps:
+        for who, (given, felt) in OURS.items():
+            start = time.perf_counter()
+            yield found(who, keep, *ours(model, calib, keep, given, felt), start)
+        for who in NAMES:
+            start = time.perf_counter()
+            yield found(f"{who}, uniform", keep, *low_rank(model, who, seen, keep), start, seeing)
+
+
+def main() -> int:
+    """Measure and show; the exit status is 0 whatever the figures are."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.bench_language", description=__doc__)
+    parser.add_argument("--keep", type=float, nargs="+", default=[0.8, 0.6, 0.4, 0.25])
+    parser.add_argument("--steps", type=int, default=1200, help="of training; four minutes on one core")
+    parser.add_argument("--weights", type=Path, default=None, help="where the trained model is, or is to be kept")
+    parser.add_argument("--quick", action="store_true", help="hardly any training, to see that everything runs")
+    parser.add_argument("--json", type=Path, default=Path("out/bench_language.json"), help="where to write")
+    asked = parser.parse_args()
+    console, ids = screen(), text()
+    train, test = ids[: len(ids) * 9 // 10], ids[len(ids) * 9 // 10 :]
+    if asked.quick:
+        test = test[:8000]
+    model = trained(train, 20 if asked.quick else asked.steps, asked.weights, console.print)
+    rows = []
+    for row in measure(model, train, test, [0.4] if asked.quick else asked.keep, 32 if asked.quick else 256):
+        rows.append(row)
+        console.print(row)
+    table = Table("who", "keep", "kept", "perplexity", "worse by", "s")
+    for r in rows:
+        table.add_row(
+            r.who, f"{r.keep}", f"{r.kept:.3f}", f"{r.perplexity:.4f}", f"{r.worse:.2%}", f"{r.compress_s:.1f}"
+        )
+    console.print(table)
+    size = sum(p.numel() for p in model.parameters())
+    write_json(asked.json, {"params": size, "steps": asked.steps, "rows": [asdict(r) for r in rows]})
+    console.print(f"written to {asked.json}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

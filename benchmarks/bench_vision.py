@@ -1,0 +1,189 @@
+"""Convolutions: a network for scikit-learn's digits, smaller and recovered, and the time of one large layer.
+
+`python -m benchmarks.bench_vision [--seeds N] [--only digits|layer]`. The network has 90 k parameters; a third of the
+1,797 images is for testing only. Recovery learns from the dense network's outputs on the training images, without
+labels, and a tenth of these decides which state is kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from rich.table import Table
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import tnkit as tk
+from benchmarks.harness import screen, seconds, write_json
+
+SMALLER = (5.4, 12.0)
+EPOCHS, RECOVERY_EPOCHS, BATCH = 40, 60, 64
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Accuracies on the test images, in shares."""
+
+    seed: int
+    smaller: float
+    params: int
+    dense: float
+    at_once: float
+    recovered: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """One layer, dense and small."""
+
+    what: str
+    params: int
+    error: float
+    ms: float
+
+
+def network() -> nn.Sequential:
+    """89,930 parameters."""
+    return nn.Sequential(
+        nn.Conv2d(1, 32, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(32, 64, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(64, 64, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(256, 128),
+        nn.ReLU(),
+        nn.Linear(128, 10),
+    )
+
+
+def images(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Training images and labels, then those for testing."""
+    found = load_digits()
+    x = torch.from_numpy(found.images).float()[:, None] / 16.0
+    y = torch.from_numpy(found.target)
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
+    train, test = order[: 2 * len(x) // 3], order[2 * len(x) // 3 :]
+    return x[train], y[train], x[test], y[test]
+
+
+def moved(x: Tensor, rng: torch.Generator) -> Tensor:
+    """Images shifted by at most one pixel each way, each by its own."""
+    wide = F.pad(x, (1, 1, 1, 1))
+    down, right = torch.randint(3, (2, len(x), 1, 1), generator=rng)
+    rows, columns = down + torch.arange(8)[None, :, None], right + torch.arange(8)[None, None, :]
+    return wide[torch.arange(len(x))[:, None, None], 0, rows, columns][:, None]
+
+
+def trained(x: Tensor, y: Tensor, seed: int) -> nn.Module:
+    """Adam with a rate that falls like a cosine."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = network()
+    rng = torch.Generator().manual_seed(seed)
+    steps = EPOCHS * -(-len(x) // BATCH)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for _ in range(EPOCHS):
+        for part in torch.randperm(len(x), generator=rng).split(BATCH):
+            optimizer.zero_grad()
+            F.cross_entropy(model(moved(x[part], rng)), y[part]).backward()
+            optimizer.step()
+            schedule.step()
+    return model.eval()
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
+    return float((model(x).argmax(1) == y).double().mean())
+
+
+def digits(seeds: int) -> Iterator[Found]:
+    """Every size for every seed; split, training and recovery depend on it."""
+    for seed in range(seeds):
+        x, y, x_test, y_test = images(seed)
+        model = trained(x, y, seed)
+        dense = accuracy(model, x_test, y_test)
+        rng = torch.Generator().manual_seed(seed)
+        calib = list(x.split(BATCH))
+        held_out, lessons = (
+            [x[: len(x) // 10]],
+            [moved(part, rng) for _ in range(4) for part in x[len(x) // 10 :].split(BATCH)],
+        )
+        for smaller in SMALLER:
+            start = time.perf_counter()
+            small, report = tk.nn.compress(model, tk.Budget(params=1.0 / smaller), calib, measure=False)
+            better, _ = tk.nn.recover(
+                small, model, lessons, validation=held_out, max_steps=RECOVERY_EPOCHS * len(calib), learning_rate=2e-3
+            )
+            spent = time.perf_counter() - start
+            at_once, after = (accuracy(m, x_test, y_test) for m in (small, better))
+            yield Found(seed, smaller, report.params_after, dense, at_once, after, spent)
+
+
+def layer(runs: int) -> Iterator[Timed]:
+    """256 → 256 channels, 3×3, on 28×28 of batch 8."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        dense, x = nn.Conv2d(256, 256, 3, padding=1), torch.randn(8, 256, 28, 28)
+    specs = {
+        "Tucker-2, a quarter of the parameters": tk.nn.Tucker2(keep=0.25),
+        "channel SVD, a quarter": tk.nn.ChannelSVD(keep=0.25),
+    }
+    layers: dict[str, nn.Module] = {"dense": dense}
+    errors = {"dense": 0.0}
+    for what, spec in specs.items():
+        made = tk.nn.compress_layer(dense, spec)
+        layers[what], errors[what] = made.module, made.report.rel_error
+    with torch.no_grad():
+        for what, module in layers.items():
+            ms = 1e3 * sorted(seconds(lambda module=module: module(x), runs=runs))[runs // 2]
+            yield Timed(what, sum(p.numel() for p in module.parameters()), errors[what], ms)
+
+
+def main() -> int:
+    """Measure and show; the exit status is 0 whatever the figures are."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.bench_vision", description=__doc__)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--runs", type=int, default=9, help="timed calls of the layer")
+    parser.add_argument("--only", choices=["digits", "layer", ""], default="", help="one part; the other is kept")
+    parser.add_argument("--quick", action="store_true", help="one seed and few runs")
+    parser.add_argument("--json", type=Path, default=Path("out/bench_vision.json"), help="where to write")
+    asked = parser.parse_args()
+    console, parts = screen(), {}
+    if asked.only != "layer":
+        rows = []
+        for row in digits(1 if asked.quick else asked.seeds):
+            rows.append(row)
+            console.print(row)
+        table = Table("seed", "smaller", "parameters", "dense", "at once", "recovered", "s")
+        for r in rows:
+            shares = (f"{v:.2%}" for v in (r.dense, r.at_once, r.recovered))
+            table.add_row(f"{r.seed}", f"{r.smaller}×", f"{r.params:,}", *shares, f"{r.seconds:.1f}")
+        console.print(table)
+        parts["digits"] = [asdict(r) for r in rows]
+    if asked.only != "digits":
+        times = list(layer(3 if asked.quick else asked.runs))
+        table = Table("256 → 256, 3×3, 28×28, batch 8", "parameters", "error", "ms")
+        for t in times:
+            table.add_row(t.what, f"{t.params:,}", f"{t.error:.3f}", f"{t.ms:.1f}")
+        console.print(table)
+        parts["layer"] = [asdict(t) for t in times]
+    write_json(asked.json, parts)
+    console.print(f"written to {asked.json}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

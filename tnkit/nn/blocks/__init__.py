@@ -1,0 +1,6 @@
+"""Whole blocks of transformers, without gradients: fewer neurons, fewer dimensions of heads."""
+
+from tnkit.nn.blocks.compress_blocks import compress_blocks
+from tnkit.nn.blocks.families import FAMILIES, Block, Family, blocks_in
+
+__all__ = ["FAMILIES", "Block", "Family", "blocks_in", "compress_blocks"]

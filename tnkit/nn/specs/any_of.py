@@ -1,0 +1,164 @@
+"""AnyOf: of several specifications whichever loses least, at each size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tnkit.errors import BudgetError, OptionError
+from tnkit.formats import BLASTSpec
+from tnkit.nn.forms import Form
+from tnkit.nn.specs.base import LAYER_SPECS, Fitted, Floats, LayerSpec, RankGrid
+from tnkit.nn.specs.low_rank import LowRankLayer
+from tnkit.nn.specs.network import NetworkLayer
+from tnkit.nn.stats import InputStats, Metric
+from tnkit.nn.views import WeightView
+
+__all__ = ["AnyOf"]
+
+#: What is tried where nothing is said: the formats of matrices that can be fast, and the sum of Kronecker products.
+USUAL: tuple[LayerSpec, ...] = (
+    LowRankLayer(),
+    NetworkLayer("btt"),
+    NetworkLayer(BLASTSpec(blocks=(4, 4))),
+    NetworkLayer("kron"),
+)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class AnyOf(LayerSpec):
+    """A linear layer in whichever of several formats loses least at the size it may have.
+
+    The choice goes by the error of fits that were made, in the metric of the inputs where there is one: at no size is
+    it worse than the best of the formats alone. A rank is the place of the format in `specs`, and then the
+    format's own ranks, filled up with zeros.
+
+    Attributes:
+        specs: what is tried; none of them with a keep or max_error of its own.
+
+    Cost:
+        That of all of them together.
+
+    Example:
+        >>> import torch
+        >>> from tnkit.nn import AnyOf, LowRankLayer, NetworkLayer, compress_layer
+        >>> layer = torch.nn.Linear(16, 16)
+        >>> layer.weight.data = torch.kron(torch.randn(4, 4), torch.randn(4, 4))
+        >>> result = compress_layer(layer, AnyOf((LowRankLayer(), NetworkLayer("kron")), keep=0.3))
+        >>> result.report.rel_error < 1e-5, result.module.form.kind
+        (True, 'network')
+    """
+
+    specs: tuple[LayerSpec, ...] = USUAL
+
+    name: ClassVar[str] = "any_of"
+    n_ranks: ClassVar[int] = 0
+    reads: ClassVar[tuple[str, ...]] = ("matrix",)
+
+    def __post_init__(self) -> None:
+        """Check the options.
+
+        Raises:
+            OptionError: no specification, one that is none or is not of matrices, or one with limits of its own.
+        """
+        super(AnyOf, self).__post_init__()
+        if not self.specs:
+            raise OptionError("AnyOf: specs is empty. Give at least one layer specification.")
+        for spec in self.specs:
+            if not isinstance(spec, LayerSpec) or "matrix" not in spec.reads or isinstance(spec, AnyOf):
+                raise OptionError(f"AnyOf: {spec!r} is no specification for matrices. Use LowRankLayer, NetworkLayer …")
+            if spec.keep is not None or spec.max_error is not None:
+                raise OptionError(f"AnyOf: {spec!r} has a limit of its own. Give keep and max_error to AnyOf.")
+
+    @property
+    def asked_rank(self) -> tuple[int, ...] | None:
+        """None: sizes decide."""
+        return None
+
+    def grid(self, view: WeightView) -> RankGrid:
+        """The ranks of all formats, one after the other.
+
+        Raises:
+            BudgetError: no format is as small as `keep` asks.
+        """
+        places = self._possible(view)
+        grids = list(places.values())
+        width = 1 + max(grid.ranks.shape[1] for grid in grids)
+        ranks = [
+            np.pad(np.insert(grid.ranks, 0, k, axis=1), ((0, 0), (0, width - 1 - grid.ranks.shape[1])))
+            for k, grid in places.items()
+        ]
+        parts = ([getattr(g, name) for g in grids] for name in ("n_params", "in_macs", "out_macs"))
+        return RankGrid(np.concatenate(ranks), *(np.concatenate(part) for part in parts))
+
+    def errors(self, view: WeightView, weight: Tensor, metric: Metric) -> tuple[Floats, float]:
+        """Of every rank of every format."""
+        error, energy, _ = self.trials(view, weight, metric)
+        return error, energy
+
+    def trials(self, view: WeightView, weight: Tensor, metric: Metric) -> tuple[Floats, float, dict[int, Fitted]]:
+        """As `errors`, with the fits that were made.
+
+        Errors are shares of the energy in the whole metric, so that those of different formats can be compared. Without
+        a keep, formats that must be fitted are compared by fits to the weight alone, measured in the metric.
+        """
+        errors, fits, start = [], dict[int, Fitted](), 0
+        whole = metric.felt(view.blocks(weight))
+        for place in self._possible(view):
+            error, energy, made = self._member(place).trials(view, weight, metric)
+            errors.append(error * (whole / energy) if energy > 0 else np.zeros_like(error))
+            fits |= {start + row: fitted for row, fitted in made.items()}
+            start += len(error)
+        return np.concatenate(errors), whole, fits
+
+    def fit(self, view: WeightView, weight: Tensor, rank: tuple[int, ...], metric: Metric) -> Fitted:
+        """In the format that the rank names."""
+        spec, rank = self.narrowed(view, rank)
+        return spec.fit(view, weight, rank, metric)
+
+    def form(self, view: WeightView, fitted: Fitted) -> tuple[Form, Mapping[str, Tensor]]:
+        """Not known without the rank.
+
+        Raises:
+            OptionError: always; `narrowed` gives the specification that knows.
+        """
+        raise OptionError("AnyOf: the form is that of the specification that was chosen; ask narrowed() for it.")
+
+    def narrowed(self, view: WeightView, rank: tuple[int, ...]) -> tuple[LayerSpec, tuple[int, ...]]:
+        """The specification that a rank names, and its own rank."""
+        spec = self._member(rank[0])
+        return spec, rank[1 : 1 + spec.grid(view).ranks.shape[1]]
+
+    def inputs(self, stats: InputStats | None) -> InputStats | None:
+        """The moments as they are; members do not change them."""
+        return stats if self.whiten else None
+
+    def resolved(self, dtype: torch.dtype) -> LayerSpec:
+        """With every member decided."""
+        return replace(self, specs=tuple(spec.resolved(dtype) for spec in self.specs))
+
+    def _member(self, place: int) -> LayerSpec:
+        """A specification with the share that may be kept; one with a rank of its own keeps to that."""
+        spec = self.specs[place]
+        return spec if spec.asked_rank is not None else replace(spec, keep=self.keep, max_error=self.max_error)
+
+    def _possible(self, view: WeightView) -> dict[int, RankGrid]:
+        """The grids of those formats that can be as small as `keep` asks, by place."""
+        found, why = dict[int, RankGrid](), None
+        for place in range(len(self.specs)):
+            try:
+                found[place] = self._member(place).grid(view)
+            except BudgetError as error:
+                why = error
+        if not found:
+            assert why is not None
+            raise why
+        return found
+
+
+LAYER_SPECS.register(AnyOf.name, AnyOf)
