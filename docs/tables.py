@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 
 import tnkit  # registers every format and method
 from tnkit.nn.specs import LAYER_SPECS
@@ -145,11 +146,69 @@ def published() -> list[list[str]]:
     return [["case", "who", "published", "where"], *(list(row) for row in figures("bench_completion")["published"])]
 
 
+def coordinates() -> list[list[str]]:
+    """Completion of coordinates, by the number of entries."""
+    head = ["entries", "rank asked", "rank", "seconds", "peak GB", "error", "error of an oracle"]
+    rows = figures("bench_completion_coordinates")["rows"]
+    return [head, *(coordinates_row(row) for row in rows)]
+
+
+def coordinates_row(row: dict) -> list[str]:
+    size = [f"{row['entries']:,}", row["rank_asked"], str(row["rank"]), f"{row['seconds']:.0f}"]
+    return [*size, f"{row['peak_bytes'] / 1e9:.2f}", f"{row['error']:.3f}", f"{row['oracle_error']:.3f}"]
+
+
+def smooth() -> list[list[str]]:
+    """Smooth factors beside Tucker on the best grid."""
+    head = [
+        "function",
+        "seed",
+        "rank",
+        "error",
+        "on the best grid",
+        "90 % intervals cover",
+        "of the function",
+        "seconds",
+    ]
+    rows = figures("bench_functional")["rows"]
+    return [[*head, "seconds"], *(smooth_row(row) for row in rows)]
+
+
+def smooth_row(row: dict) -> list[str]:
+    who = [row["function"], str(row["seed"]), str(row["rank"]), f"{row['rmse']:.3f}", f"{row['grid_rmse']:.3f}"]
+    return [*who, f"{row['coverage_noisy']:.3f}", f"{row['coverage_function']:.3f}", f"{row['seconds']:.0f}"]
+
+
 def machine() -> list[list[str]]:
     found = figures("bench_decompose")["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in found.pop("versions").items())
     rows = [[name.replace("_", " "), f"{v:,.1f}" if isinstance(v, float) else str(v)] for name, v in found.items()]
     return [["the machine", ""], *rows, ["versions", versions]]
+
+
+def searches() -> list[list[str]]:
+    """Structure searches: medians over the seeds, and what others published."""
+    found, lines = figures("bench_search"), []
+    rows = [row for row in found["rows"] if row["n_params"] is not None]
+    for case, who, eps in dict.fromkeys((row["case"], row["who"], row["eps"]) for row in rows):
+        mine = [row for row in rows if (row["case"], row["who"], row["eps"]) == (case, who, eps)]
+        middle = {name: median(row[name] or 0 for row in mine) for name in ("n_params", "rel_error", "seconds")}
+        ratio = median(100 * row["n_params"] / row["entries"] for row in mine)
+        fits, kept = median(row["evaluations"] or 0 for row in mine), sum(keeps(row) for row in mine)
+        cells = [case, who, "size" if eps == 1 else f"{eps:g}", f"{middle['n_params']:,.0f}", f"{ratio:.3g}"]
+        cells += [f"{middle['rel_error']:.3g}", f"{kept} of {len(mine)}", f"{fits:,.0f}", f"{middle['seconds']:.2f}"]
+        lines.append(cells)
+    for case, published in found["published"].items():
+        for p in published:
+            cells = [case, f"{p['who']}, {p['source']}", f"{p['eps']:g}", "", f"{p['cr']:g}", "", "", ""]
+            lines.append([*cells, f"{p['seconds']:,.0f}"])
+    lines.sort(key=lambda line: list(dict.fromkeys(line[0] for line in lines)).index(line[0]))
+    head = ["case", "who", "eps", "numbers", "CR %", "error of the dense result", "eps kept", "fits", "seconds"]
+    return [head, *lines]
+
+
+def keeps(row: dict) -> bool:
+    return row["rel_error"] <= row["eps"] * (1 + 1e-9)
 
 
 TABLES: dict[str, Callable[[], list[list[str]]]] = {
@@ -160,9 +219,12 @@ TABLES: dict[str, Callable[[], list[list[str]]]] = {
     "measured": measured,
     "bars": bars,
     "machine": machine,
+    "searches": searches,
     "completed": completed,
     "planted": planted,
     "published": published,
+    "coordinates": coordinates,
+    "smooth": smooth,
 }
 
 

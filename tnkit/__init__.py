@@ -11,6 +11,7 @@ Example:
 from tnkit import nn
 from tnkit.api import Explanation, decompose, error, explain, round, search
 from tnkit.completion import (
+    DAIN,
     TCTV,
     Biharmonic,
     Completion,
@@ -125,6 +126,7 @@ __all__ = [
     "BLAST",
     "CP",
     "CPALS",
+    "DAIN",
     "HOOI",
     "HTSVD",
     "STHOSVD",

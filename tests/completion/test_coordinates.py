@@ -102,6 +102,15 @@ def test_rows_without_entries_complex_values_vectors_and_modes_of_size_one() -> 
     assert np.all(complete(np.array([[0.0, np.nan], [0.0, 0.0]]), "cp", rank=1, method="coordinates").filled == 0)
 
 
+def test_too_few_entries_are_said_to_be_too_few() -> None:
+    observed, _ = planted((1000, 800, 500), 6, 5000)
+    done = complete(observed, "cp", rank=6, method=CoordinateCP(max_steps=10, starts=1))
+    assert done.status.name == "nothing_found"
+    assert not done.status.ok
+    assert done.heldout_error is not None
+    assert done.heldout_error > 0.9
+
+
 def test_weights_count() -> None:
     observed, factors = planted((100, 80, 60), 2, 20_000)
     spoilt = observed.values.clone()

@@ -20,6 +20,7 @@ from tnkit.completion.base import (
 )
 from tnkit.completion.biharmonic import Biharmonic
 from tnkit.completion.coordinates import CoordinateCP
+from tnkit.completion.dain import DAIN
 from tnkit.completion.fctn import FullyConnected
 from tnkit.completion.front import complete
 from tnkit.completion.functional import FunBaT
@@ -42,6 +43,7 @@ from tnkit.completion.tmac import TMac
 from tnkit.completion.tnn import TubalNuclear
 
 __all__ = [
+    "DAIN",
     "NOTHING_MISSING",
     "TCTV",
     "Biharmonic",

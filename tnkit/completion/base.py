@@ -53,12 +53,14 @@ class CompletionFit:
 
     Attributes:
         tensors: in the order of the layout's topology, or None where the method fits no format.
-        dense: the completed array, or None where there are tensors.
+        dense: the completed array, or None where there are tensors or a function.
         heldout_error: relative error on observed entries that were held out, or None where none were.
         train_error: relative error on all observed entries.
         status: how it ended.
         history: the steps; their error is that of the held-out entries where some are held out.
+        layout: of the tensors, where the method has chosen the network itself.
         std: from (M, d) indices to (M,) standard deviations of the model there, where the method knows them.
+        function: from (M, d) indices to (M,) values, where the method has neither tensors nor a dense array.
     """
 
     tensors: tuple[Tensor, ...] | None
@@ -67,7 +69,9 @@ class CompletionFit:
     train_error: float
     status: Status
     history: tuple[StepInfo, ...] = ()
+    layout: Layout | None = None
     std: Callable[[Tensor], Tensor] | None = None
+    function: Callable[[Tensor], Tensor] | None = None
 
 
 class CompletionMethod(ABC):

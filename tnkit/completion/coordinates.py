@@ -23,6 +23,7 @@ from torch import Tensor
 from tnkit.completion.base import CompletionFit, CompletionMethod, CompletionProblem, own_layout, register
 from tnkit.completion.core_start import cp_of_core, fit_core
 from tnkit.completion.cp_entries import CPEntries
+from tnkit.completion.factor_descent import root_mean_square
 from tnkit.completion.observations import Observations
 from tnkit.completion.pair_spectra import clipped, leading, subspaces
 from tnkit.errors import OptionError
@@ -39,6 +40,11 @@ HELD = 200_000
 WIDEST, CORE = 1024, 4096
 #: A start that leaves more of the held-out entries than this tells nothing.
 NOTHING = 0.97
+NOTHING_FOUND = Status(
+    "nothing_found",
+    False,
+    "no start told anything of the entries that were held out; give more entries, or try another rank or method",
+)
 #: Terms that are tried where no rank is given.
 RANKS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16)
 
@@ -56,6 +62,8 @@ class CoordinateCP(CompletionMethod):
         rounds: of the projections that refine the subspaces.
         starts: random starts where the spectral one tells nothing, or for complex values.
         max_rank: terms that are tried at the most where no rank is given; up to 16.
+
+    Where nothing is learnt of the held-out entries the status says so ("nothing_found").
 
     Cost: 2 N r (r + d) multiplications a sweep and mode; about 120 bytes an entry beside those of the `Observations`.
 
@@ -115,7 +123,7 @@ class _Run:
     def __init__(self, method: CoordinateCP, problem: CompletionProblem, layout: Layout) -> None:
         self.method, self.problem, self.layout = method, problem, layout
         obs = problem.observations
-        self.scale = _root_mean_square(obs)
+        self.scale = root_mean_square(obs)
         self.factors: Factors | None = None
         self.heldout, self.status = inf, CONVERGED
         self.history: list[StepInfo] = []
@@ -266,18 +274,9 @@ class _Run:
         unit = tuple(f / length for f, length in zip(factors, lengths, strict=True))
         heldout = self.heldout if isfinite(self.heldout) and self.held is not None else None
         status: Status = TIME_LIMIT if self.status.ok and self.problem.control.out_of_time else self.status
+        if status.ok and heldout is not None and heldout >= NOTHING:
+            status = NOTHING_FOUND
         return CompletionFit((weights.to(values.dtype), *unit), None, heldout, train, status, tuple(self.history))
-
-
-def _root_mean_square(obs: Observations) -> float:
-    """By weight, and safe from overflow; 0 where all that counts is 0."""
-    size = obs.values.abs() if obs.weights is None else obs.values.abs() * (obs.weights > 0)
-    largest = float(size.max())
-    if largest == 0:
-        return 0.0
-    square = (size / largest).square_()
-    mean = square.mean() if obs.weights is None else (square * obs.weights).sum() / obs.weights.sum()
-    return largest * sqrt(float(mean))
 
 
 def _held(obs: Observations, share: float, rng: torch.Generator) -> Tensor | None:

@@ -16,11 +16,11 @@ from collections.abc import Callable
 
 import numpy as np
 import scipy.sparse as sp
-import scipy.sparse.linalg as sla
 import torch
 from torch import Tensor
 
 from tnkit.completion.cp_entries import CPEntries
+from tnkit.completion.eigenvectors import leading_eigenvectors
 from tnkit.rng import normal
 
 __all__ = ["clipped", "leading", "pair_subspace", "subspaces"]
@@ -61,12 +61,9 @@ def pair_subspace(entries: CPEntries, mode: int, q: int, values: Tensor, rng: to
     matrix = matrix + matrix.T
     drawn = normal((n, q), torch.empty(0, dtype=torch.float64), rng)
     known = min(q, n)
-    if pairs and n <= 4 * q + 8:
-        drawn[:, :known] = torch.from_numpy(np.linalg.eigh(matrix.toarray())[1][:, ::-1][:, :known].copy())
-    elif pairs:
-        start = normal((n,), drawn, rng).numpy()
-        vectors = sla.eigsh(matrix, k=known, which="LA", v0=start, tol=1e-2, maxiter=300)[1]
-        drawn[:, :known] = torch.from_numpy(vectors[:, ::-1].copy())
+    if pairs:
+        vectors = leading_eigenvectors(matrix, known, normal((n,), drawn, rng).numpy())
+        drawn[:, : vectors.shape[1]] = torch.from_numpy(vectors.copy())
     found: Tensor = torch.linalg.qr(drawn)[0] if q <= n else drawn / drawn.norm(dim=0)
     return found.to(device=values.device, dtype=values.dtype)
 

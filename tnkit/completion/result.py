@@ -48,6 +48,7 @@ class Completion:
         history: the steps; `error` is the held-out error where there is one.
         back: turns a tensor into the caller's kind of array.
         spread: standard deviations at (M, d) indices, where the method knows them; see `std`.
+        function: values at (M, d) indices, where there is neither a format nor a dense array.
     """
 
     observations: Observations
@@ -62,6 +63,7 @@ class Completion:
     history: tuple[StepInfo, ...]
     back: Callable[[Tensor], Any]
     spread: Callable[[Tensor], Tensor] | None = None
+    function: Callable[[Tensor], Tensor] | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -80,7 +82,10 @@ class Completion:
         obs = self.observations
         check_dense_size(obs.shape, obs.values.dtype, obs.values.device, what="The completed array")
         model = self.dense if self.tensor is None else self.tensor.to_dense()
-        assert model is not None
+        if model is None:
+            assert self.function is not None
+            every = torch.cartesian_prod(*(torch.arange(n, device=obs.values.device) for n in obs.shape))
+            model = self.function(every.reshape(-1, obs.ndim)).reshape(obs.shape)
         return self.back(obs.fill(_fitting(model, obs.values.dtype)))
 
     def predict(self, indices: Any) -> Any:
@@ -98,8 +103,12 @@ class Completion:
         if self.tensor is not None:
             values = self.tensor.at(indices)
         else:
-            assert self.dense is not None
-            values = self.dense[tuple(normalize_indices(indices, self.shape, self.dense.device).unbind(-1))]
+            at = normalize_indices(indices, self.shape, self.observations.values.device)
+            if self.function is not None:
+                values = self.function(at)
+            else:
+                assert self.dense is not None
+                values = self.dense[tuple(at.unbind(-1))]
         return self.back(_fitting(values, self.observations.values.dtype))
 
     def std(self, indices: Any) -> Any:
@@ -118,7 +127,7 @@ class Completion:
         if self.spread is None:
             raise OptionError(f'method "{self.method}" gives no standard deviations. Use method="funbat".')
         values = self.observations.values
-        return self.back(self.spread(normalize_indices(indices, self.shape, values.device)).to(values.real.dtype))
+        return self.back(self.spread(normalize_indices(indices, self.shape, values.device)).to(values.real))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""

@@ -12,19 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import scipy.sparse as sp
-import scipy.sparse.linalg as sla
 import torch
 from torch import Tensor
 
+from tnkit.completion.eigenvectors import leading_eigenvectors
 from tnkit.completion.observations import Observations
 from tnkit.rng import normal
 
 __all__ = ["mode_spaces", "unfolding", "zero_filled_core"]
-
-#: Modes of at most this size get a dense eigendecomposition.
-DENSE = 1500
 
 
 def unfolding(obs: Observations, mode: int) -> sp.csr_array:
@@ -60,10 +56,7 @@ def mode_spaces(obs: Observations, ranks: Sequence[int], rng: torch.Generator) -
             gram = gram - sp.diags_array(diagonal).tocsr()
         n = gram.shape[0]
         drawn = normal((n, r), obs.values.new_empty(0, dtype=torch.float64), rng).cpu()
-        if n <= max(DENSE, 2 * r + 2):
-            vectors = np.linalg.eigh(gram.toarray())[1][:, ::-1][:, :r]
-        else:
-            vectors = sla.eigsh(gram, k=min(r, n - 2), which="LA", v0=np.ones(n))[1][:, ::-1]
+        vectors = leading_eigenvectors(gram, r, normal((n,), drawn, rng).numpy())
         drawn[:, : vectors.shape[1]] = torch.from_numpy(vectors.copy())
         basis = torch.linalg.qr(drawn)[0] if r <= n else drawn
         found.append(basis.to(obs.values))
