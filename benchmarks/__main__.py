@@ -22,6 +22,7 @@ MODULES = (
     "bench_cross",
     "bench_outofcore",
     "bench_sparse",
+    "bench_search",
 )
 
 

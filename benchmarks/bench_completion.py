@@ -24,7 +24,7 @@ from rich.table import Table
 
 from benchmarks.completion_cases import Work, works
 from benchmarks.completion_rivals import Array
-from benchmarks.harness import Case, cpu_name, write_json
+from benchmarks.harness import cpu_name, write_json
 
 #: Figures that were published, as (case, who, what).
 PUBLISHED = (
@@ -89,12 +89,6 @@ def quality(filled: Array, x: Array) -> tuple[float, float]:
 
     psnr = 10 * log10(1 / max(1e-12, float(np.mean((filled - x) ** 2))))
     return psnr, float(structural_similarity(x, filled, channel_axis=-1, data_range=1.0))
-
-
-def cases(*, quick: bool) -> Iterator[Case]:
-    """None: this benchmark measures quality, and is run by itself."""
-    del quick
-    yield from ()
 
 
 def show(console: Console, rows: list[Row]) -> None:

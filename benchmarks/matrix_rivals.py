@@ -7,14 +7,12 @@
 | BLAST | preconditioned gradient descent, 300 steps | Lee et al., arXiv 2410.21262, algorithm 2 |
 | Kronecker sum | SVD of the rearranged matrix | Van Loan and Pitsianis (1993) |
 | TT | TT-SVD of the interleaved modes | Oseledets (2011), doi:10.1137/090752286 |
-| block term | alternating least squares, from random factors | De Lathauwer and Nion (2008), doi:10.1137/070690730 |
+| block term | alternating least squares, 20 sweeps | De Lathauwer and Nion (2008), doi:10.1137/070690730 |
 
 Each gives the dense value of a fit with given blocks, factors and ranks.
 """
 
 from __future__ import annotations
-
-from math import prod
 
 import torch
 from torch import Tensor
@@ -89,53 +87,63 @@ def blast(w: Tensor, blocks: tuple[int, int], rank: int, rng: torch.Generator, s
     return (wrong() + x).transpose(1, 2).reshape(m, n)
 
 
-def block_term(x: Tensor, ranks: tuple[int, ...], terms: int, rng: torch.Generator, sweeps: int = 50) -> Tensor:
-    """Σ_t core_t ×_k factor_t: each mode's factors of all terms together, then all cores together."""
+def block_term(x: Tensor, ranks: tuple[int, ...], terms: int, rng: torch.Generator, sweeps: int = 20) -> Tensor:
+    """Σ_t core_t ×_k factor_t: in turn each mode's factors of all terms together, then all cores together."""
     d = x.ndim
-    factors = [
+    parts = [
         [torch.randn(n, r, generator=rng, dtype=x.dtype) for n, r in zip(x.shape, ranks, strict=True)]
         for _ in range(terms)
     ]
-    cores = [torch.randn(*ranks, generator=rng, dtype=x.dtype) for _ in range(terms)]
-
-    def product(core: Tensor, parts: list[Tensor], skip: int = -1) -> Tensor:
-        for k, part in enumerate(parts):
-            if k != skip:
-                core = torch.tensordot(core, part, dims=([0], [1])) if k != skip else core
-            else:
-                core = core.movedim(0, -1)
-        return core
-
+    parts = [[torch.linalg.qr(f)[0] for f in of] for of in parts]
+    cores = [projected(x, of) for of in parts]
     for _ in range(sweeps):
         for k in range(d):
-            sides = [product(cores[t], factors[t], k).movedim(k, 0).flatten(1) for t in range(terms)]
-            basis = torch.cat(sides)  # (terms · r_k, rest)
-            target = x.movedim(k, 0).flatten(1)
+            sides = [expanded(core, of, k).movedim(k, 0).flatten(1) for core, of in zip(cores, parts, strict=True)]
+            basis, target = torch.cat(sides), x.movedim(k, 0).flatten(1)  # (terms · r_k, rest)
             found = torch.linalg.lstsq(basis @ basis.mT, basis @ target.mT, driver="gelsd").solution.mT
             for t, part in enumerate(found.split(ranks[k], dim=1)):
-                factors[t][k] = part
-        bases = [[torch.linalg.qr(f) for f in factors[t]] for t in range(terms)]
+                parts[t][k] = part
         for t in range(terms):
-            factors[t] = [q for q, _ in bases[t]]
-        cores = solved_cores(x, factors, ranks)
-    return sum((product(core, parts) for core, parts in zip(cores, factors, strict=True)), torch.zeros_like(x))
+            turned = [torch.linalg.qr(f) for f in parts[t]]
+            parts[t] = [q for q, _ in turned]
+            cores[t] = expanded(cores[t], [r for _, r in turned])
+        cores = solved_cores(x, parts, cores)
+    return sum((expanded(core, of) for core, of in zip(cores, parts, strict=True)), torch.zeros_like(x))
 
 
-def solved_cores(x: Tensor, factors: list[list[Tensor]], ranks: tuple[int, ...]) -> list[Tensor]:
-    """The best cores for given factors, from the normal equations of all terms."""
-    terms, size = len(factors), prod(ranks)
-    normal = torch.empty(terms * size, terms * size, dtype=x.dtype)
-    right = torch.empty(terms * size, dtype=x.dtype)
-    for t in range(terms):
-        seen = x
-        for f in factors[t]:
-            seen = torch.tensordot(seen, f, dims=([0], [0]))
-        right[t * size : (t + 1) * size] = seen.flatten()
-        for s in range(terms):
-            block = torch.ones(1, 1, dtype=x.dtype)
-            for f, g in zip(factors[t], factors[s], strict=True):
-                block = torch.kron(block, f.mT @ g)
-            normal[t * size : (t + 1) * size, s * size : (s + 1) * size] = block
-    ridge = 1e-10 * normal.diagonal().mean() * torch.eye(len(normal), dtype=x.dtype)
-    found = torch.linalg.solve(normal + ridge, right)
-    return [part.reshape(ranks) for part in found.split(size)]
+def expanded(core: Tensor, parts: list[Tensor], skip: int = -1) -> Tensor:
+    """core ×_k factor_k for all modes but one."""
+    for k, part in enumerate(parts):
+        core = core.movedim(0, -1) if k == skip else torch.tensordot(core, part, dims=([0], [1]))
+    return core
+
+
+def projected(x: Tensor, parts: list[Tensor]) -> Tensor:
+    for part in parts:
+        x = torch.tensordot(x, part, dims=([0], [0]))
+    return x
+
+
+def solved_cores(x: Tensor, parts: list[list[Tensor]], cores: list[Tensor], steps: int = 10) -> list[Tensor]:
+    """The least-squares problem of all cores together, by conjugate gradients from where they are."""
+
+    def residual(now: list[Tensor]) -> Tensor:
+        return x - sum((expanded(c, of) for c, of in zip(now, parts, strict=True)), torch.zeros_like(x))
+
+    def down(y: Tensor) -> Tensor:
+        return torch.stack([projected(y, of) for of in parts])
+
+    now = torch.stack(cores)
+    rest = residual(list(now))
+    side = down(rest)
+    way, size = side, side.square().sum()
+    for _ in range(steps):
+        if float(size) <= 1e-30:
+            break
+        seen = sum((expanded(c, of) for c, of in zip(way, parts, strict=True)), torch.zeros_like(x))
+        step = size / seen.square().sum()
+        now, rest = now + step * way, rest - step * seen
+        side = down(rest)
+        before, size = size, side.square().sum()
+        way = side + size / before * way
+    return list(now)

@@ -16,6 +16,7 @@ from tnkit.errors import OptionError, RankError, ShapeError
 from tnkit.nn import (
     AnyOf,
     ChannelSVD,
+    CommonRows,
     CPLayer,
     FactoredConv,
     FactoredConv1D,
@@ -252,6 +253,7 @@ SMALL: dict[str, tuple[nn.Module, LayerSpec, tuple[torch.Tensor, ...]]] = {
     "blast": (nn.Linear(9, 8), NetworkLayer("blast", rank=2, method=QUICK), (torch.randn(4, 9),)),
     "hf": (Conv1D(8, 9), LowRankLayer(rank=3), (torch.randn(4, 9),)),
     "embedding": (nn.Embedding(9, 8), LowRankLayer(rank=3), (torch.tensor([[1, 8]]),)),
+    "common rows": (nn.Embedding(9, 4), CommonRows(rank=(2, 3)), (torch.tensor([[1, 8]]),)),
     "embedding, TT": (nn.Embedding(9, 8), NetworkLayer("ttm", rank=2), (torch.tensor([[1, 8]]),)),
     "bag": (nn.EmbeddingBag(9, 8), LowRankLayer(rank=3), (torch.tensor([[1, 8]]),)),
     "tucker2": (nn.Conv2d(4, 6, 3, padding="same"), Tucker2(rank=(3, 2)), (torch.randn(2, 4, 7, 7),)),

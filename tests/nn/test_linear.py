@@ -12,6 +12,7 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from tnkit.formats import LowRank
 from tnkit.nn import FactoredLinear, LowRankLayer, compress, compress_layer
+from tnkit.nn.forms import LowRankForm
 
 
 def close(a: torch.Tensor, b: torch.Tensor, tol: float = 1e-4) -> bool:
@@ -173,3 +174,15 @@ def test_centred_fit_keeps_the_mean_output() -> None:
     assert torch.allclose(module(x).mean(0), layer(x).mean(0))
     plain, _ = compress(layer, None, calib=[x], rules={"": LowRankLayer(rank=2, pivoted=False)})
     assert (module(x) - layer(x)).norm() < (plain(x) - layer(x)).norm()
+
+
+@pytest.mark.parametrize(("m", "n"), [(40, 60), (60, 40)])
+@pytest.mark.parametrize("rank", [3, 36])
+def test_many_rows_and_few_give_the_same(m: int, n: int, rank: int) -> None:
+    torch.manual_seed(0)
+    form, t = LowRankForm.of(torch.randn(m, rank).double(), torch.randn(rank, n).double(), pivoted=True)
+    x, bias = torch.randn(400, n).double(), torch.randn(m).double()
+    want = x @ form.dense(t).mT + bias
+    assert torch.allclose(form.apply(t, x, bias), want)
+    assert torch.allclose(form.apply(t, x[:2], bias), want[:2])
+    assert torch.allclose(form.apply(t, x[None, :50], None), (want - bias)[None, :50])

@@ -54,8 +54,9 @@ def complete(
             argument there.
         rank: an int (every bond), a tuple, a mapping by bond, a fraction of the dense entries, or "auto": grown while
             the held-out error falls.
-        method: "auto", a name ("als", "coordinates", "robust", "funbat", "patches", "tctv" …: `tk.registry.COMPLETIONS`
-            lists them, the guide says when each), or a config such as `CompletionALS(max_steps=50)`.
+        method: "auto", a name ("als", "coordinates", "robust", "funbat", "patches", "tctv", "search" …:
+            `tk.registry.COMPLETIONS` lists them, the guide says when each), or a config such as
+            `CompletionALS(max_steps=50)`.
         time_limit_s: seconds after which the best so far is given; so does Ctrl-C.
         rng: a seed or a generator; 0 by default, so that the same call gives the same answer.
         progress: True for a progress line on standard error, or a function that hears of every step.
@@ -105,6 +106,7 @@ def complete(
                 better = better_than_formats(problem, chosen, trial)
                 chosen, why = (better.method, better.why) if better is not None else (chosen, why)
         fit = better.fit if better is not None else _better(chosen.fit(problem), trial)
+    layout = layout if fit.layout is None else fit.layout
     status = CONVERGED if fit.status is REACHED else fit.status
     if obs.complete and status in (CONVERGED, DIRECT):
         status = NOTHING_MISSING

@@ -20,7 +20,7 @@ from tnkit.linalg import energy, sketched_range, split
 from tnkit.linalg.products import project
 from tnkit.solvers import Control
 
-__all__ = ["Compressed", "compress_for_error", "compress_for_ranks", "fit_compressed"]
+__all__ = ["Compressed", "compress_for_error", "compress_for_ranks", "fit_compressed", "smaller"]
 
 #: Arrays of more entries are compressed, if that makes them so many times smaller.
 LARGE, SMALLER = 2**17, 6
@@ -86,10 +86,10 @@ def compress_for_ranks(problem: Problem, ranks: Sequence[int]) -> Compressed | N
     return _compressed(problem, sizes, None)
 
 
-def compress_for_error(problem: Problem, goal: float) -> Compressed | None:
-    """Bases that miss a small share of a relative error; None if that is no gain."""
+def compress_for_error(problem: Problem, goal: float, *, least: int = LARGE) -> Compressed | None:
+    """Bases that miss a small share of a relative error; None if that is no gain, or the array has `least` or less."""
     sizes = _basis_sizes(problem.layout, problem.layout.caps)
-    if sizes is None or problem.x.numel() <= LARGE:
+    if sizes is None or problem.x.numel() <= least:
         return None
     found = _compressed(problem, problem.x.shape, (SHARE * goal * problem.norm) ** 2)
     return found if found.problem.x.numel() * 2 <= problem.x.numel() else None
@@ -117,7 +117,7 @@ def _compressed(problem: Problem, sizes: Sequence[int], allowed: float | None) -
         core = flat.reshape(-1, *rest).movedim(0, k)
     core = core.contiguous()
     norm = sqrt(energy(core))
-    small = replace(problem, x=core, norm=norm, layout=_smaller(problem.layout, core.shape))
+    small = replace(problem, x=core, norm=norm, layout=smaller(problem.layout, core.shape))
     lost2 = max(0.0, problem.norm**2 - norm**2)
     return Compressed(small, problem.layout, tuple(bases[k] for k in range(core.ndim)), lost2, problem.norm)
 
@@ -167,7 +167,8 @@ def _basis_sizes(layout: Layout, ranks: Sequence[int]) -> tuple[int, ...] | None
     return tuple(found)
 
 
-def _smaller(layout: Layout, shape: Sequence[int]) -> Layout:
+def smaller(layout: Layout, shape: Sequence[int]) -> Layout:
+    """The layout with other sizes of its modes."""
     sizes = {**layout.sizes, **dict(zip(layout.topology.output, shape, strict=True))}
     return replace(layout, shape=tuple(shape), sizes=sizes, tensorization=None)
 

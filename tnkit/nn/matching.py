@@ -142,8 +142,8 @@ def _features(layer: FactoredLinear, x: Tensor) -> Tensor:
 
 def _regression(layer: FactoredLinear) -> _Regression:
     k = layer.ranks[0] + (layer.bias is not None)
-    like = {"dtype": torch.float64, "device": layer.get_parameter("right").device}
-    return _Regression(torch.zeros(k, k, **like), torch.zeros(layer.out_features, k, **like))
+    like = torch.zeros((), dtype=torch.float64, device=layer.get_parameter("right").device)
+    return _Regression(like.new_zeros(k, k), like.new_zeros(layer.out_features, k))
 
 
 def _put_(layer: FactoredLinear, regression: _Regression) -> bool:

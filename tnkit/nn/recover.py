@@ -156,8 +156,8 @@ def _check(model: nn.Module, match_sweeps: int, max_steps: int, learning_rate: f
     if match_sweeps < 0 or max_steps < 0 or match_sweeps + max_steps < 1 or learning_rate <= 0 or block_weight < 0:
         raise OptionError(
             f"recover: match_sweeps={match_sweeps}, max_steps={max_steps}, learning_rate={learning_rate}, "
-            f"block_weight={block_weight}. Use at least one sweep or step, a positive learning rate, and a block weight "
-            "of 0 or more."
+            f"block_weight={block_weight}. Use at least one sweep or step, a positive learning rate, and a "
+            "block weight of 0 or more."
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TypeAlias
@@ -68,8 +68,22 @@ def matches(rule: str, name: str) -> bool:
     return rule in ("", name) or name.startswith(rule + ".")
 
 
-def find_scope(model: nn.Module, rules: Rules | None = None, who: str = "compress", *, values: bool = True) -> Scope:
+def find_scope(
+    model: nn.Module,
+    rules: Rules | None = None,
+    who: str = "compress",
+    *,
+    values: bool = True,
+    default: Callable[[LayerSpec], LayerSpec] = lambda spec: spec,
+) -> Scope:
     """The layers of a model that rules and layer types admit; without `values`, weights may be on the meta device.
+
+    Args:
+        model: to look through.
+        rules: as for `compress`.
+        who: asks, for messages.
+        values: whether weights must have values.
+        default: what takes the place of the specification of a layer's type, where no rule names the layer.
 
     Raises:
         OptionError: nothing is in scope, a rule is no rule, or a specification does not apply to a layer that it names.
@@ -86,7 +100,8 @@ def find_scope(model: nn.Module, rules: Rules | None = None, who: str = "compres
         kind = layer_type_of(layer)
         known = reason is None and kind is not None
         rule = next((r for r in rules if matches(r, name)), None)
-        asked = rules[rule] if rule is not None else None if kind is None else kind.default(layer)
+        own = None if kind is None or rule is not None else kind.default(layer)
+        asked = rules[rule] if rule is not None else None if own is None else default(own)
         if reason is not None:
             left[name] = reason
         elif known and asked is None:

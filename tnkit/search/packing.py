@@ -2,7 +2,7 @@
 
 The squared error of a truncation is at most the sum of the tails of the unfoldings at the bonds. So the ranks are to
 hold as much energy as fits a size, Σ_e Σ_{i ≤ r_e} σ²_{e,i} to be greatest under Σ_v Π_{e ∋ v} r_e n_v ≤ B, or to be
-cheapest under an error (Ghadiri, Fahrbach, Fu, Mirrokni, arXiv 2304.05824: Tucker packing and tree packing; they solve
+cheapest under an error (Ghadiri, Fahrbach, Fu, Mirrokni, arXiv 2302.03886: Tucker packing and tree packing; they solve
 it for a grid of splits of the budget). Here a rank is chosen by 0–1 variables, so that the logarithm of a node's size
 is linear in them; the size is bounded from below by tangents of the exponential, which is convex. Where the ranks of a
 solution take more than the program believes, a tangent is added there, and it is solved again: what then fits is exact.
@@ -195,7 +195,7 @@ class PackingSearch(Proposer):
     def propose(self, setting: Setting) -> Conversation:
         """See `Proposer.propose`."""
         objective, shape = setting.objective, setting.shape
-        if objective.cuts is None or len(shape) < 3:
+        if not isinstance(objective, DenseObjective) or objective.cuts is None or len(shape) < 3:
             return
         core = objective.trees.core
         front = tucker_front(core.x, norm=objective.norm, sizes=shape, lost2=core.lost2)

@@ -62,6 +62,7 @@ def run_reshaped(
     dtype: torch.dtype | None = None,
     asked: str = "",
     save: PathLikeStr | None = None,
+    workers: int | None = None,
 ) -> SearchResult:
     """One search for each reshaping, as one result; see `run_search`.
 
@@ -79,7 +80,13 @@ def run_reshaped(
             continue
         if left is not None and left <= 0:
             break
-        options: dict[str, Any] = {"rng": rng, "control": control, "dtype": dtype, "asked": asked}
+        options: dict[str, Any] = {
+            "rng": rng,
+            "control": control,
+            "dtype": dtype,
+            "asked": asked,
+            "workers": workers,
+        }
         try:
             own = run_search(
                 x,
@@ -140,4 +147,5 @@ def _as_one(
         sum(own.evaluations for _, own in found),
         sum(own.pruned for _, own in found),
         tuple((f"{what} over {_words(shape)}", least) for shape, own in found for what, least in own.bounds),
+        limits.eps,
     )

@@ -273,7 +273,7 @@ def _given(layer: _Layer, rows: list[_Rows]) -> list[_Part]:
     )
     m, n = layer.weight.shape
     biases = [r.new_bias for r in rows if r.new_bias is not None]
-    tensors = {"part": torch.cat([r.part for r in rows]), "place": PartialForm.places(kept, m)}
+    tensors = {"part": torch.cat([r.part for r in rows]), "kept": kept}
     module = layer.with_form(PartialForm(m, n, len(kept), "rows"), tensors, torch.cat(biases) if biases else None)
     count, error = max(r.count for r in rows), max(r.rel_error for r in rows)
     return [_Part(layer.path, module, "CR" if error > 0 else "VO-SVD", count, error)]

@@ -27,6 +27,10 @@ class Family:
         output: of the attention.
         ups: layers whose products go through the activation; gated ones have two.
         down: of the MLP.
+        norms: of the attention and of the MLP: before them, or after their residual sum where `post_norm` says so.
+        stack: the list of blocks, inside the model's body.
+        embeddings: tables whose sum comes to the first block, inside the body.
+        last_norm: after the last block, or, with `post_norm`, the one before the first; inside the body.
         rotary: whether dimensions i and i + h/2 of a head turn together.
         unfit: names of modules in the attention that tie a head's dimensions together, so that none may go.
     """
@@ -37,7 +41,12 @@ class Family:
     output: str
     ups: tuple[str, ...]
     down: str
+    norms: tuple[str, str]
+    stack: str
+    embeddings: tuple[str, ...]
+    last_norm: str
     rotary: bool = False
+    post_norm: bool = False
     unfit: tuple[str, ...] = ("q_norm", "k_norm")
 
     @property
@@ -88,13 +97,69 @@ class Block:
 #: By the model type of the family's first member; those that follow its pattern are found by their layers' names.
 FAMILIES: Registry[Family] = Registry("family of transformers")
 
-_LLAMA = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
-FAMILIES.register("llama", Family(*_LLAMA, ("mlp.gate_proj", "mlp.up_proj"), "mlp.down_proj", rotary=True))
-_OPT = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj")
-FAMILIES.register("opt", Family(*_OPT, ("fc1",), "fc2"))
-FAMILIES.register("gpt2", Family(*("attn.c_attn",) * 3, "attn.c_proj", ("mlp.c_fc",), "mlp.c_proj"))
-_BERT = ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense")
-FAMILIES.register("bert", Family(*_BERT, ("intermediate.dense",), "output.dense"))
+FAMILIES.register(
+    "llama",
+    Family(
+        queries="self_attn.q_proj",
+        keys="self_attn.k_proj",
+        values="self_attn.v_proj",
+        output="self_attn.o_proj",
+        ups=("mlp.gate_proj", "mlp.up_proj"),
+        down="mlp.down_proj",
+        norms=("input_layernorm", "post_attention_layernorm"),
+        stack="layers",
+        embeddings=("embed_tokens",),
+        last_norm="norm",
+        rotary=True,
+    ),
+)
+FAMILIES.register(
+    "opt",
+    Family(
+        queries="self_attn.q_proj",
+        keys="self_attn.k_proj",
+        values="self_attn.v_proj",
+        output="self_attn.out_proj",
+        ups=("fc1",),
+        down="fc2",
+        norms=("self_attn_layer_norm", "final_layer_norm"),
+        stack="layers",
+        embeddings=("embed_tokens", "embed_positions"),
+        last_norm="final_layer_norm",
+    ),
+)
+FAMILIES.register(
+    "gpt2",
+    Family(
+        queries="attn.c_attn",
+        keys="attn.c_attn",
+        values="attn.c_attn",
+        output="attn.c_proj",
+        ups=("mlp.c_fc",),
+        down="mlp.c_proj",
+        norms=("ln_1", "ln_2"),
+        stack="h",
+        embeddings=("wte", "wpe"),
+        last_norm="ln_f",
+    ),
+)
+_TABLES = ("word_embeddings", "position_embeddings", "token_type_embeddings")
+FAMILIES.register(
+    "bert",
+    Family(
+        queries="attention.self.query",
+        keys="attention.self.key",
+        values="attention.self.value",
+        output="attention.output.dense",
+        ups=("intermediate.dense",),
+        down="output.dense",
+        norms=("attention.output.LayerNorm", "output.LayerNorm"),
+        stack="encoder.layer",
+        embeddings=tuple(f"embeddings.{name}" for name in _TABLES),
+        last_norm="embeddings.LayerNorm",
+        post_norm=True,
+    ),
+)
 
 
 def blocks_in(model: nn.Module) -> list[Block]:

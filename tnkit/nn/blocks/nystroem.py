@@ -65,12 +65,24 @@ def select_neurons(weight: Tensor, stats: InputStats, count: int, *, centred: bo
     w = weight.detach().to(torch.float64)
     gram = (stats.centred() if centred else stats).gram[0].to(w)
     diagonal = gram.diagonal()
-    scores = [diagonal, diagonal * w.square().sum(dim=0), _leverage(gram, count)]
-    chosen = [s.topk(count).indices for s in scores]
+    values, vectors = torch.linalg.eigh(gram)
+    values = values.clamp_min(0)
+    scores = [diagonal, diagonal * w.square().sum(dim=0), _leverage(values, vectors, count)]
+    chosen = [s.topk(count).indices.sort()[0] for s in scores]
     if len(gram) <= PIVOTED:
-        chosen.append(_pivots(gram, count))
-    tried = [read_off(w, stats, index.sort()[0], centred=centred) for index in chosen]
-    return min(tried, key=lambda kept: kept.lost2)
+        chosen.append(_pivots(values, vectors, count))
+    seen = w @ gram
+    best = max(chosen, key=lambda index: _explained(seen, gram, index))
+    return read_off(w, stats, best, centred=centred)
+
+
+def _explained(seen: Tensor, gram: Tensor, index: Tensor) -> float:
+    """What of ‖W C^½‖² the inputs at `index` explain, W C being `seen`; to about `FLOOR`."""
+    inner = gram[index][:, index]
+    ridge = FLOOR * inner.diagonal().mean().clamp_min(1e-300)
+    factor = torch.linalg.cholesky_ex(inner + ridge * torch.eye(len(inner)).to(inner))[0]
+    part: Tensor = torch.linalg.solve_triangular(factor, seen[:, index].mT, upper=False)
+    return float(part.square().sum()) if bool(part.isfinite().all()) else -1.0
 
 
 def read_off(weight: Tensor, stats: InputStats, index: Tensor, *, centred: bool) -> Kept:
@@ -96,18 +108,15 @@ def diagonal_is_zero(gram: Tensor, index: Tensor) -> Tensor:
     return gram.diagonal()[index] <= 0
 
 
-def _pivots(gram: Tensor, count: int) -> Tensor:
+def _pivots(values: Tensor, vectors: Tensor, count: int) -> Tensor:
     """The inputs that a QR factorisation with column pivoting takes first: each the least explained by those before."""
-    values, vectors = torch.linalg.eigh(gram)
-    root = values.clamp_min(0).sqrt()[:, None] * vectors.mT  # C = rootᵀ root
+    root = values.sqrt()[:, None] * vectors.mT  # C = rootᵀ root
     order = scipy.linalg.qr(root.cpu().numpy(), mode="r", pivoting=True)[1]
-    return torch.from_numpy(order[:count]).to(gram.device, torch.int64)
+    return torch.from_numpy(order[:count]).to(values.device, torch.int64).sort()[0]
 
 
-def _leverage(gram: Tensor, count: int) -> Tensor:
+def _leverage(values: Tensor, vectors: Tensor, count: int) -> Tensor:
     """diag(C (C + λ)⁻¹), with λ such that they sum to about `count`."""
-    values, vectors = torch.linalg.eigh(gram)
-    values = values.clamp_min(0)
     low, high = 0.0, float(values.sum()) + 1e-300
     for _ in range(60):
         ridge = (low + high) / 2 if low else high / 1e3

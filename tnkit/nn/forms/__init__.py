@@ -2,6 +2,7 @@
 
 from tnkit.nn.forms.base import FORMS, Factors, Form, KernelForm, MatrixForm, form_from_config
 from tnkit.nn.forms.channel import ChannelForm
+from tnkit.nn.forms.common_rows import CommonRowsForm
 from tnkit.nn.forms.convolution import Convolution
 from tnkit.nn.forms.cp import CPForm
 from tnkit.nn.forms.kernel_network import KernelNetworkForm
@@ -16,6 +17,7 @@ __all__ = [
     "FORMS",
     "CPForm",
     "ChannelForm",
+    "CommonRowsForm",
     "Convolution",
     "Factors",
     "Form",

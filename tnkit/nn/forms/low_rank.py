@@ -10,9 +10,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tnkit.nn.forms.base import FORMS, Factors, MatrixForm
+from tnkit.nn.forms.steps import is_traced
 from tnkit.nn.pivot import pivot_rows
 
 __all__ = ["LowRankForm", "Pivots"]
+
+#: Multiplications that take as long as to move one number to its place, as measured on a CPU; and from how many rows
+#: for each rank the factors are written out.
+GATHER, MANY = 96, 2
 
 Pivots: TypeAlias = Literal["none", "rows", "columns"]
 
@@ -88,7 +93,10 @@ class LowRankForm(MatrixForm):
         return left @ right
 
     def apply(self, t: Factors, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """r(m + n) or r(m + n − r) multiplications for each row."""
+        """r(m + n) or r(m + n − r) multiplications for each row; two whole factors where a gather would take longer."""
+        if self._writes_out(x):
+            left, right = self.two_factors(t)
+            return F.linear(F.linear(x, right), left, bias)
         left, right = t["left"], t["right"]
         if self.pivots == "rows":
             z = F.linear(x, right)
@@ -98,6 +106,13 @@ class LowRankForm(MatrixForm):
             pivots, others = x.index_select(-1, t["order"]).split([self.rank, self.n - self.rank], dim=-1)
             return F.linear(pivots + F.linear(others, right), left, bias)
         return F.linear(F.linear(x, right), left, bias)
+
+    def _writes_out(self, x: Tensor) -> bool:
+        """Whether r² more multiplications for each of many rows cost less than to put its m or n numbers in order."""
+        if self.pivots == "none" or is_traced(x):
+            return False
+        side = self.m if self.pivots == "rows" else self.n
+        return x.numel() >= self.n * MANY * self.rank and self.rank**2 <= GATHER * side
 
     def pick(self, t: Factors, ids: Tensor) -> Tensor:
         """Rows of B, times A."""

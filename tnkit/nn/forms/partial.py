@@ -51,8 +51,7 @@ class PartialForm(MatrixForm):
         count: how many.
         side: "rows" or "columns".
 
-    Parameters: part (count, n) or (m, count). A buffer `kept` says which they are; with rows, a buffer `place` says for
-    each row of W where it stands in the part, and count where it is zero.
+    Parameters: part (count, n) or (m, count). A buffer `kept` says which they are.
 
     Example:
         >>> PartialForm(4, 6, 2, "columns").parameters()
@@ -73,31 +72,25 @@ class PartialForm(MatrixForm):
         return {"part": (self.count, self.n) if self.side == "rows" else (self.m, self.count)}
 
     def buffers(self) -> dict[str, Tensor]:
-        """`kept` or `place`."""
-        if self.side == "columns":
-            return {"kept": torch.arange(self.count)}
-        return {"place": torch.arange(self.m).clamp_max(self.count)}
-
-    @staticmethod
-    def places(kept: Tensor, m: int) -> Tensor:
-        """`place` of sorted rows."""
-        found = torch.full((m,), len(kept), dtype=torch.int64)
-        found[kept] = torch.arange(len(kept))
-        return found
+        """`kept`."""
+        return {"kept": torch.arange(self.count)}
 
     def dense(self, t: Factors) -> Tensor:
         """With the zeros."""
         part = t["part"]
-        if self.side == "rows":
-            return F.pad(part, (0, 0, 0, 1)).index_select(0, t["place"])
-        return part.new_zeros(self.m, self.n).index_copy(1, t["kept"], part)
+        return part.new_zeros(self.m, self.n).index_copy(0 if self.side == "rows" else 1, t["kept"], part)
 
     def apply(self, t: Factors, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """The product of what is held."""
         if self.side == "columns":
             return F.linear(x.index_select(-1, t["kept"]), t["part"], bias)
-        y = F.pad(F.linear(x, t["part"]), (0, 1)).index_select(-1, t["place"])
-        return y if bias is None else y + bias
+        y = F.linear(x, t["part"])
+        if bias is None:
+            whole = y.new_zeros(*x.shape[:-1], self.m)
+        else:
+            whole = bias.expand(*x.shape[:-1], self.m)
+            y = y + bias.index_select(0, t["kept"])
+        return whole.index_copy(-1, t["kept"], y)
 
 
 FORMS.register(ResizedForm.kind, ResizedForm)

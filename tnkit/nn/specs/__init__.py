@@ -3,9 +3,11 @@
 from tnkit.nn.specs.any_of import AnyOf
 from tnkit.nn.specs.base import LAYER_SPECS, Execution, Fitted, Floats, Ints, LayerSpec, RankGrid
 from tnkit.nn.specs.channel_svd import ChannelSVD
+from tnkit.nn.specs.common_rows import CommonRows
 from tnkit.nn.specs.cp import CPLayer
 from tnkit.nn.specs.low_rank import LowRankLayer
 from tnkit.nn.specs.network import NetworkLayer
+from tnkit.nn.specs.searched import SearchedLayer
 from tnkit.nn.specs.sparse import SparseLayer
 from tnkit.nn.specs.spatial_svd import SpatialSVD
 from tnkit.nn.specs.tucker2 import Tucker2
@@ -15,6 +17,7 @@ __all__ = [
     "AnyOf",
     "CPLayer",
     "ChannelSVD",
+    "CommonRows",
     "Execution",
     "Fitted",
     "Floats",
@@ -23,6 +26,7 @@ __all__ = [
     "LowRankLayer",
     "NetworkLayer",
     "RankGrid",
+    "SearchedLayer",
     "SparseLayer",
     "SpatialSVD",
     "Tucker2",

@@ -80,6 +80,10 @@ class AnyOf(LayerSpec):
         """None: sizes decide."""
         return None
 
+    def is_free(self) -> bool:
+        """Whether the choice is left to a budget; not where every specification has a rank of its own."""
+        return LayerSpec.is_free(self) and any(spec.asked_rank is None for spec in self.specs)
+
     def grid(self, view: WeightView) -> RankGrid:
         """The ranks of all formats, one after the other.
 
