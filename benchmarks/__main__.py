@@ -23,6 +23,7 @@ MODULES = (
     "bench_cross",
     "bench_outofcore",
     "bench_sparse",
+    "bench_search",
 )
 #: Of models and layers; only by name.
 LONG = ("bench_encoder", "bench_language", "bench_vision", "bench_matrices", "bench_layers")

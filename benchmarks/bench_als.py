@@ -5,7 +5,7 @@ dense result. Two times are given: that of the whole call divided by the number 
 last measurement of the error are in it), and what one more sweep costs, from a long and a short call. The floor is what
 no order of the products of a sweep avoids: two products of the array with a matrix, at the rate of a large matrix
 product, and two reads. tnkit goes below it where its sweeps work on the array in the leading basis of its modes;
-"no compression" makes all of them on the array itself. As it comes, it tries several starts, each with so many sweeps.
+"no compression" makes all of them on the array itself. As it comes, tnkit tries several starts; those of CP race.
 """
 
 from __future__ import annotations

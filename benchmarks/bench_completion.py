@@ -1,7 +1,9 @@
-"""Completion of photographs, a spectral cube and panels: tnkit beside other libraries, and published figures.
+"""Completion of photographs, spectra, medical panels and traffic: tnkit beside other libraries, and published figures.
 
-Run it with `python -m benchmarks.bench_completion [--quick] [--case TEXT] [--who TEXT] [--seeds N] [--json PATH]`.
-Every row tells RSE and RMSE on what was hidden, PSNR and SSIM of pictures, seconds by the clock and by the processor.
+Run it with `python -m benchmarks.bench_completion [--quick] [--case TEXT] [--who TEXT] [--seeds N] [--json PATH]`, case
+by case: rows of a file that is there already stay, but for those that are measured again. Every row tells RSE, RMSE and
+MAE on what was hidden, PSNR and SSIM of pictures, seconds by the clock and by the processor. Panels of one's own are
+read from the folder that TNKIT_PANELS names.
 """
 
 import argparse
@@ -9,9 +11,8 @@ import json
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from importlib import util
 from math import inf, log10
 from pathlib import Path
 from statistics import mean
@@ -21,13 +22,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-import tnkit as tk
-from benchmarks import completion_data as data
-from benchmarks.harness import Case, cpu_name
-from tnkit.completion import HaLRTC, TruncatedNuclear, TubalNuclear
-
-Array = np.ndarray
-Filler = Callable[[Array, Array], Array]  # (values with 0 where hidden, mask) -> the whole array
+from benchmarks.completion_cases import Work, works
+from benchmarks.completion_rivals import Array
+from benchmarks.harness import cpu_name, write_json
 
 #: Figures that were published, as (case, who, what).
 PUBLISHED = (
@@ -53,6 +50,7 @@ class Row:
     who: str
     rse: float = inf
     rmse: float = inf
+    mae: float = inf
     psnr: float | None = None
     ssim: float | None = None
     wall_s: float = 0.0
@@ -61,147 +59,12 @@ class Row:
     failed: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
-    """One array, what is observed of it, and who fills it."""
-
-    case: str
-    picture: str
-    x: Callable[[], Array]
-    mask: Callable[[tuple[int, ...], int], Array]
-    who: dict[str, Filler]
-    is_picture: bool
-
-
-def ours(**options: object) -> Filler:
-    """`tk.complete` with options."""
-
-    def fill(x: Array, mask: Array) -> Array:
-        done = tk.complete(x, mask=mask, **options)  # type: ignore[arg-type]
-        fill.how = done.method  # type: ignore[attr-defined]
-        filled: Array = done.filled
-        return filled
-
-    return fill
-
-
-def biharmonic(x: Array, mask: Array) -> Array:
-    """Scikit-image's inpainting; each channel by itself where channels are observed apart."""
-    from skimage.restoration import inpaint_biharmonic
-
-    planes = [inpaint_biharmonic(x[..., c], ~mask[..., c]) for c in range(x.shape[2])]
-    return np.stack(planes, -1)
-
-
-def masked_cp(rank: int) -> Filler:
-    """tensorly's CP with a mask."""
-
-    def fill(x: Array, mask: Array) -> Array:
-        from tensorly import cp_to_tensor
-        from tensorly.decomposition import parafac
-
-        start = np.where(mask, x, x[mask].mean())
-        cp = parafac(start, rank, mask=mask, init="random", random_state=0, n_iter_max=100, tol=1e-6)
-        dense: Array = np.asarray(cp_to_tensor(cp))
-        return dense
-
-    return fill
-
-
-def neighbours(x: Array, mask: Array) -> Array:
-    """Scikit-learn's nearest neighbours, on rows × the rest."""
-    from sklearn.impute import KNNImputer
-
-    return imputed(KNNImputer(keep_empty_features=True), x, mask)
-
-
-def iterative(x: Array, mask: Array) -> Array:
-    """Scikit-learn's chained regressions, on rows × the rest."""
-    from sklearn.experimental import enable_iterative_imputer  # noqa: F401
-    from sklearn.impute import IterativeImputer
-
-    imputer = IterativeImputer(max_iter=3, n_nearest_features=20, keep_empty_features=True, random_state=0)
-    return imputed(imputer, x, mask)
-
-
-def imputed(imputer: object, x: Array, mask: Array) -> Array:
-    """Rows are samples, everything else features."""
-    flat = np.where(mask, x, np.nan).reshape(x.shape[0], -1)
-    filled: Array = imputer.fit_transform(flat).reshape(x.shape)  # type: ignore[attr-defined]
-    return filled
-
-
-def installed(**fillers: tuple[str, Filler]) -> dict[str, Filler]:
-    """Those whose package is there."""
-    return {who.replace("_", " "): fill for who, (package, fill) in fillers.items() if util.find_spec(package)}
-
-
-def works(quick: bool) -> Iterator[Work]:
-    """All that is measured."""
-    size = 64 if quick else 256
-    convex: dict[str, Filler] = {"auto": ours(), "T-CTV": ours(method="tctv")}
-    rivals = installed(tensorly_masked_CP_16=("tensorly", masked_cp(16)), scikit_learn_KNN=("sklearn", neighbours))
-    smooth = installed(scikit_image_biharmonic=("skimage", biharmonic))
-    photographs = data.photographs(size) if util.find_spec("skimage") and util.find_spec("sklearn") else {}
-    for share in (0.1, 0.3):
-        for name, x in photographs.items():
-            yield Work(
-                f"photographs, pixels observed {share}",
-                name,
-                lambda x=x: x,
-                lambda shape, seed, share=share: data.pixels(shape, share, seed),
-                convex | {"HaLRTC": ours(method=HaLRTC(holdout=0.0))} | rivals | smooth,
-                True,
-            )
-    holes: dict[str, Callable[[tuple[int, ...], int], Array]] = {
-        "rows, half gone": lambda shape, seed: data.lines(shape, 0.5, seed, 0),
-        "columns, half gone": lambda shape, seed: data.lines(shape, 0.5, seed, 1),
-        "blocks, 30 of 16 × 16": lambda shape, seed: data.blocks(shape, 30, shape[0] // 16, seed),
-    }
-    for hole, mask in holes.items():
-        for name, x in photographs.items():
-            yield Work(f"photographs, {hole}", name, lambda x=x: x, mask, convex | smooth, True)
-    if photographs:
-        for share in (0.1, 0.2, 0.3):
-            for kind, pattern in (("pixels", data.pixels), ("entries", data.entries)):
-                yield Work(
-                    f"astronaut[::2, ::2], {kind} observed {share}",
-                    "astronaut",
-                    data.small_astronaut,
-                    lambda shape, seed, share=share, pattern=pattern: pattern(shape, share, seed),
-                    convex | {"HaLRTC": ours(method=HaLRTC(holdout=0.0))},
-                    True,
-                )
-    if util.find_spec("tensorly") and not quick:
-        for share in (0.1, 0.02):
-            yield Work(
-                f"Indian Pines, entries observed {share}",
-                "cube",
-                data.indian_pines,
-                lambda shape, seed, share=share: data.entries(shape, share, seed),
-                {"auto": ours(), "tensorly masked CP 16": masked_cp(16)},
-                False,
-            )
-    panels = {
-        "auto": ours(),
-        "HaLRTC": ours(method=HaLRTC(holdout=0.0)),
-        "truncated, θ held out": ours(method=TruncatedNuclear()),
-        "tubal, transform held out": ours(method=TubalNuclear()),
-        "ALS": ours(method="als", time_limit_s=20),
-    } | installed(scikit_learn_iterative=("sklearn", iterative), scikit_learn_KNN=("sklearn", neighbours))
-    patterns: dict[str, Callable[[tuple[int, ...], int], Array]] = {
-        f"{kind} observed {share}": (lambda shape, seed, pattern=pattern, share=share: pattern(shape, share, seed))
-        for kind, pattern in (("entries", data.entries), ("days", data.fibres), ("runs of days", data.outages))
-        for share in (0.7, 0.4)
-    }
-    for kind, mask in patterns.items():
-        yield Work(f"traffic 60 × 28 × 24, {kind}", "panel", data.traffic, mask, panels, False)
-
-
 def run(work: Work, seed: int, who: str) -> Row:
     """One contender; its failure is a result."""
     x = work.x()
-    mask = work.mask(x.shape, seed)
+    known = ~np.isnan(x)
+    mask = work.mask(x.shape, seed) & known
+    hidden, x = known & ~mask, np.where(known, x, 0.0)
     fill = work.who[who]
     wall, cpu = time.perf_counter(), time.process_time()
     try:
@@ -211,12 +74,13 @@ def run(work: Work, seed: int, who: str) -> Row:
     except Exception as error:  # another library's failure is a result, and is shown as one
         return Row(work.case, work.picture, seed, who, failed=f"{type(error).__name__}: {error}"[:80])
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    off = (np.where(mask, x, filled) - x)[~mask]
-    rse, rmse = float(np.linalg.norm(off) / np.linalg.norm(x[~mask])), float(np.sqrt(np.mean(off**2)))
+    off = (filled - x)[hidden]
+    rse, rmse = float(np.linalg.norm(off) / np.linalg.norm(x[hidden])), float(np.sqrt(np.mean(off**2)))
+    mae = float(np.abs(off).mean())
     psnr = ssim = None
     if work.is_picture:
         psnr, ssim = quality(np.clip(np.where(mask, x, filled), 0, 1), x)
-    return Row(work.case, work.picture, seed, who, rse, rmse, psnr, ssim, wall, cpu, getattr(fill, "how", ""))
+    return Row(work.case, work.picture, seed, who, rse, rmse, mae, psnr, ssim, wall, cpu, getattr(fill, "how", ""))
 
 
 def quality(filled: Array, x: Array) -> tuple[float, float]:
@@ -227,16 +91,12 @@ def quality(filled: Array, x: Array) -> tuple[float, float]:
     return psnr, float(structural_similarity(x, filled, channel_axis=-1, data_range=1.0))
 
 
-def cases(*, quick: bool) -> Iterator[Case]:
-    """None: this benchmark measures quality, and is run by itself."""
-    del quick
-    yield from ()
-
-
 def show(console: Console, rows: list[Row]) -> None:
     """A table for each case, over pictures and seeds."""
     for case in dict.fromkeys(r.case for r in rows):
-        table = Table("who", "PSNR", "SSIM", "RSE", "RMSE", "s", "cpu s, largest", title=case, title_justify="left")
+        table = Table(
+            "who", "PSNR", "SSIM", "RSE", "RMSE", "MAE", "s", "cpu s, largest", title=case, title_justify="left"
+        )
         mine = [r for r in rows if r.case == case]
         for who in dict.fromkeys(r.who for r in mine):
             group = [r for r in mine if r.who == who]
@@ -254,6 +114,7 @@ def show(console: Console, rows: list[Row]) -> None:
                 ssim,
                 f"{mean(r.rse for r in good):.4f}",
                 f"{mean(r.rmse for r in good):.4g}",
+                f"{mean(r.mae for r in good):.4g}",
                 f"{mean(r.wall_s for r in good):.1f}",
                 f"{max(r.cpu_s for r in good):.1f}",
             )
@@ -262,6 +123,34 @@ def show(console: Console, rows: list[Row]) -> None:
     for line in PUBLISHED:
         table.add_row(*line)
     console.print(table)
+
+
+def measured(work: Work, asked: argparse.Namespace, console: Console) -> Iterator[Row]:
+    """The rows of one array; the file is written after it, so that nothing is lost."""
+    rows = []
+    for seed in range(1 if asked.quick else asked.seeds):
+        for who in work.who:
+            if asked.who in who:
+                r = run(work, seed, who)
+                rows.append(r)
+                psnr = "" if r.psnr is None else f"{r.psnr:.2f} dB, "
+                told = r.failed or f"{psnr}RSE {r.rse:.4f}, {r.wall_s:.1f} s ({r.cpu_s:.1f} s of processor)"
+                console.print(f"… {r.case}, {r.picture}, seed {seed}: {r.who} {told}")
+    write_json(asked.json, {"machine": machine(), "published": PUBLISHED, "rows": merged(asked.json, rows)})
+    yield from rows
+
+
+def merged(path: Path, rows: list[Row]) -> list[dict[str, object]]:
+    """The rows of the file that were not measured now, and those that were."""
+    before = json.loads(path.read_text())["rows"] if path.exists() else []
+    now = {(r.case, r.picture, r.seed, r.who) for r in rows}
+    kept = [row for row in before if (row["case"], row["picture"], row["seed"], row["who"]) not in now]
+    return [*kept, *({k: v for k, v in asdict(r).items() if v != inf} for r in rows)]
+
+
+def machine() -> dict[str, object]:
+    """Where it was measured."""
+    return {"cpu": cpu_name(), "threads": torch.get_num_threads(), "torch": str(torch.__version__)}
 
 
 def main() -> int:
@@ -275,21 +164,8 @@ def main() -> int:
     asked = parser.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(f"{cpu_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
-    rows: list[Row] = []
-    asked.json.parent.mkdir(parents=True, exist_ok=True)
-    for work in works(asked.quick):
-        if asked.case not in work.case:
-            continue
-        for seed in range(1 if asked.quick else asked.seeds):
-            for who in work.who:
-                if asked.who in who:
-                    rows.append(run(work, seed, who))
-                    r = rows[-1]
-                    psnr = "" if r.psnr is None else f"{r.psnr:.2f} dB, "
-                    console.print(f"… {r.case}, {r.picture}: {r.who} {psnr}RSE {r.rse:.4f}, {r.cpu_s:.1f} s")
-        part = asked.json.with_suffix(".part")
-        part.write_text(json.dumps([asdict(r) for r in rows], indent=1) + "\n")
-        part.replace(asked.json)
+    rows = [row for work in works(asked.quick) if asked.case in work.case for row in measured(work, asked, console)]
+    write_json(asked.json, {"machine": machine(), "published": PUBLISHED, "rows": merged(asked.json, rows)})
     show(console, rows)
     return 0
 

@@ -4,6 +4,7 @@ import json
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from benchmarks.harness import Row, best, read_rows
 
@@ -24,7 +25,28 @@ def draw(figures: Path, charts: Path) -> list[Path]:
         made.append(speed(read_rows(dense), charts / "speed.svg"))
     if growth.exists():
         made.append(scaling(json.loads(growth.read_text()), charts / "scaling.svg"))
+    searches = figures / "bench_search.json"
+    if searches.exists():
+        made.append(fronts(json.loads(searches.read_text())["rows"], charts / "search.svg"))
     return made
+
+
+def fronts(rows: list[dict[str, Any]], path: Path) -> Path:
+    """Numbers against the true error, for each real array; tnkit and the others."""
+    rows = [row for row in rows if row["n_params"] is not None and row["eps"] in (0.1, 0.05, 0.02)]
+    counts = {case: len({row["eps"] for row in rows if row["case"] == case}) for case in {row["case"] for row in rows}}
+    names = [case for case in dict.fromkeys(row["case"] for row in rows) if counts[case] == 3]
+    figure = Figure(figsize=(4 * max(len(names), 1), 3.4), layout="constrained")
+    for axes, name in zip(figure.subplots(1, max(len(names), 1), squeeze=False)[0], names, strict=False):
+        for who in dict.fromkeys(row["who"] for row in rows if row["case"] == name):
+            mine = [row for row in rows if row["case"] == name and row["who"] == who and row["seed"] == 0]
+            mark = "o-" if who.startswith("tnkit") else "x--"
+            axes.loglog([row["n_params"] for row in mine], [row["rel_error"] for row in mine], mark, label=who)
+        axes.set_title(name, fontsize=8)
+        axes.set_xlabel("numbers")
+        axes.set_ylabel("relative error")
+        axes.legend(fontsize=6)
+    return saved(figure, path)
 
 
 def speed(rows: list[Row], path: Path) -> Path:

@@ -1,5 +1,10 @@
 """Data for the completion benchmark: photographs, a spectral cube, panels of traffic, and what is hidden of them."""
 
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
 import numpy as np
 from PIL import Image
 
@@ -118,3 +123,27 @@ def blocks(shape: tuple[int, ...], count: int, side: int, seed: int) -> Array:
         top, left = rng.integers(shape[0] - side), rng.integers(shape[1] - side)
         seen[top : top + side, left : left + side] = False
     return np.broadcast_to(seen.reshape(*shape[:2], *[1] * (len(shape) - 2)), shape).copy()
+
+
+def medical() -> dict[str, Array]:
+    """Panels that tensorly carries: fluorescence, antibodies, cytokine responses; NaN where nothing was measured."""
+    from tensorly.datasets import load_covid19_serology, load_IL2data, load_kinetic
+
+    loaders = {
+        "kinetic fluorescence 64 × 12 × 10 × 60": load_kinetic,
+        "COVID-19 serology 438 × 6 × 11": load_covid19_serology,
+        "IL-2 13 × 4 × 12 × 8": load_IL2data,
+    }
+    return {name: np.asarray(load().tensor, dtype=np.float64) for name, load in loaders.items()}
+
+
+def from_disk(variable: str = "TNKIT_PANELS") -> dict[str, Callable[[], Array]]:
+    """Panels (sensor × day × hour) that the user has: .npy files in the folder which an environment variable names."""
+    folder = os.environ.get(variable)
+    files = sorted(Path(folder).glob("*.npy")) if folder else []
+    return {file.stem: partial(_panel, file) for file in files}
+
+
+def _panel(file: Path) -> Array:
+    x = np.load(file).astype(np.float64)
+    return np.where(x == 0, np.nan, x)  # zero is how traffic sets tell that nothing was measured

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 
 import tnkit  # registers every format and method
 from tnkit.nn.specs import LAYER_SPECS
@@ -100,6 +101,84 @@ def bars() -> list[list[str]]:
     ]
 
 
+def completed() -> list[list[str]]:
+    """The completion cases: every contender, means over pictures and seeds, the best first."""
+    rows = [row for row in figures("bench_completion")["rows"] if not row["failed"]]
+    head = ["case", "who", "PSNR dB", "SSIM", "RSE", "RMSE", "MAE", "processor s, largest", "arrays × seeds"]
+    return [head, *(line for case in dict.fromkeys(row["case"] for row in rows) for line in completed_case(case, rows))]
+
+
+def completed_case(case: str, rows: list[dict]) -> list[list[str]]:
+    mine = [row for row in rows if row["case"] == case]
+    groups = {who: [row for row in mine if row["who"] == who] for who in dict.fromkeys(row["who"] for row in mine)}
+    lines = []
+    for who, group in sorted(groups.items(), key=lambda pair: mean([row["rse"] for row in pair[1]])):
+        how = ", ".join(sorted({row["how"] for row in group if row["how"]})) if who == "auto" else ""
+        psnr, ssim = (mean([row[key] for row in group if row[key] is not None]) for key in ("psnr", "ssim"))
+        cells = ["" if psnr is None else f"{psnr:.2f}", "" if ssim is None else f"{ssim:.3f}"]
+        cells += [f"{mean([row[key] for row in group]):.4g}" for key in ("rse", "rmse", "mae")]
+        cells += [f"{max(row['cpu_s'] for row in group):.1f}"]
+        pictures, seeds = (len({row[key] for row in group}) for key in ("picture", "seed"))
+        lines.append([case, f"**auto** ({how})" if how else who, *cells, f"{pictures} × {seeds}"])
+    return lines
+
+
+def mean(values: list[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def planted() -> list[list[str]]:
+    """Planted low rank: the error beside the reference, and how often the rank was found."""
+    rows = figures("bench_completion_planted")
+    head = ["case", "error, mean", "× reference, largest", "rank right", "processor s, largest"]
+    lines = []
+    for case in dict.fromkeys(row["case"] for row in rows):
+        mine = [row for row in rows if row["case"] == case]
+        ratio = max(row["error"] / row["beside"] for row in mine)
+        right = f"{sum(row['right'] for row in mine)} of {len(mine)}"
+        error = sum(row["error"] for row in mine) / len(mine)
+        lines.append([case, f"{error:.2e}", f"{ratio:.2f}", right, f"{max(row['cpu_s'] for row in mine):.1f}"])
+    return [head, *lines]
+
+
+def published() -> list[list[str]]:
+    """Figures of papers, which were not measured here."""
+    return [["case", "who", "published", "where"], *(list(row) for row in figures("bench_completion")["published"])]
+
+
+def coordinates() -> list[list[str]]:
+    """Completion of coordinates, by the number of entries."""
+    head = ["entries", "rank asked", "rank", "seconds", "peak GB", "error", "error of an oracle"]
+    rows = figures("bench_completion_coordinates")["rows"]
+    return [head, *(coordinates_row(row) for row in rows)]
+
+
+def coordinates_row(row: dict) -> list[str]:
+    size = [f"{row['entries']:,}", row["rank_asked"], str(row["rank"]), f"{row['seconds']:.0f}"]
+    return [*size, f"{row['peak_bytes'] / 1e9:.2f}", f"{row['error']:.3f}", f"{row['oracle_error']:.3f}"]
+
+
+def smooth() -> list[list[str]]:
+    """Smooth factors beside Tucker on the best grid."""
+    head = [
+        "function",
+        "seed",
+        "rank",
+        "error",
+        "on the best grid",
+        "90 % intervals cover",
+        "of the function",
+        "seconds",
+    ]
+    rows = figures("bench_functional")["rows"]
+    return [[*head, "seconds"], *(smooth_row(row) for row in rows)]
+
+
+def smooth_row(row: dict) -> list[str]:
+    who = [row["function"], str(row["seed"]), str(row["rank"]), f"{row['rmse']:.3f}", f"{row['grid_rmse']:.3f}"]
+    return [*who, f"{row['coverage_noisy']:.3f}", f"{row['coverage_function']:.3f}", f"{row['seconds']:.0f}"]
+
+
 def machine() -> list[list[str]]:
     found = figures("bench_decompose")["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in found.pop("versions").items())
@@ -169,6 +248,31 @@ def conversion() -> list[list[str]]:
     return of_models("bench_layers", columns | {"error": ("error", ".3f"), "": ("failed", "")})
 
 
+def searches() -> list[list[str]]:
+    """Structure searches: medians over the seeds, and what others published."""
+    found, lines = figures("bench_search"), []
+    rows = [row for row in found["rows"] if row["n_params"] is not None]
+    for case, who, eps in dict.fromkeys((row["case"], row["who"], row["eps"]) for row in rows):
+        mine = [row for row in rows if (row["case"], row["who"], row["eps"]) == (case, who, eps)]
+        middle = {name: median(row[name] or 0 for row in mine) for name in ("n_params", "rel_error", "seconds")}
+        ratio = median(100 * row["n_params"] / row["entries"] for row in mine)
+        fits, kept = median(row["evaluations"] or 0 for row in mine), sum(keeps(row) for row in mine)
+        cells = [case, who, "size" if eps == 1 else f"{eps:g}", f"{middle['n_params']:,.0f}", f"{ratio:.3g}"]
+        cells += [f"{middle['rel_error']:.3g}", f"{kept} of {len(mine)}", f"{fits:,.0f}", f"{middle['seconds']:.2f}"]
+        lines.append(cells)
+    for case, published in found["published"].items():
+        for p in published:
+            cells = [case, f"{p['who']}, {p['source']}", f"{p['eps']:g}", "", f"{p['cr']:g}", "", "", ""]
+            lines.append([*cells, f"{p['seconds']:,.0f}"])
+    lines.sort(key=lambda line: list(dict.fromkeys(line[0] for line in lines)).index(line[0]))
+    head = ["case", "who", "eps", "numbers", "CR %", "error of the dense result", "eps kept", "fits", "seconds"]
+    return [head, *lines]
+
+
+def keeps(row: dict) -> bool:
+    return row["rel_error"] <= row["eps"] * (1 + 1e-9)
+
+
 TABLES: dict[str, Callable[[], list[list[str]]]] = {
     "formats": formats,
     "methods": methods,
@@ -183,6 +287,12 @@ TABLES: dict[str, Callable[[], list[list[str]]]] = {
     "language": language,
     "sentences": sentences,
     "conversion": conversion,
+    "searches": searches,
+    "completed": completed,
+    "planted": planted,
+    "published": published,
+    "coordinates": coordinates,
+    "smooth": smooth,
 }
 
 

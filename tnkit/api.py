@@ -15,12 +15,21 @@ from tnkit.completion import complete
 from tnkit.decompose import Target, as_method, methods_for, relative_error, run, run_reordered, run_source, sparse_error
 from tnkit.errors import BudgetError, DTypeError, OptionError, ShapeError
 from tnkit.files import PathLikeStr
-from tnkit.formats import Budget, Format, FormatSpec, Layout, RankLike, as_budget, as_spec, resolve_ranks
+from tnkit.formats import Budget, Format, FormatSpec, Layout, RankLike, Tensorized, as_budget, as_spec, resolve_ranks
 from tnkit.network import Topology
 from tnkit.registry import METHODS
 from tnkit.report import FitReport, listening
 from tnkit.rng import RngLike, generator
-from tnkit.search import STRATEGIES, Limits, Portfolio, Proposer, SearchResult, run_search
+from tnkit.search import (
+    STRATEGIES,
+    AutoSearch,
+    Limits,
+    Portfolio,
+    Proposer,
+    SearchResult,
+    run_reshaped,
+    run_search,
+)
 from tnkit.solvers import Control, StepInfo
 from tnkit.sources import Asked, Source, SparseTensor, as_bytes, as_source
 
@@ -165,11 +174,12 @@ def search(
     *,
     eps: float | None = None,
     budget: Budget | int | float | None = None,
-    strategy: Portfolio | Proposer | str = "portfolio",
-    shape: Sequence[int] | None = None,
+    strategy: AutoSearch | Portfolio | Proposer | str = "auto",
+    shape: Sequence[int] | str | None = None,
     time_limit_s: float | None = None,
     max_evaluations: int | None = None,
     save: PathLikeStr | None = None,
+    workers: int | None = None,
     progress: bool | Callable[[StepInfo], None] | None = None,
     rng: RngLike = 0,
 ) -> SearchResult:
@@ -179,13 +189,17 @@ def search(
         x: a dense array, as for `decompose`.
         eps: relative error that is to be reached with the fewest numbers.
         budget: size within which the error is to be least.
-        strategy: "portfolio" (every named format and unfolding), "trees", "greedy", "cuts", "tnale", "tnls", "random",
-            or a config such as `GreedyTN(trial_steps=5)`.
-        shape: a reshaping of the array, over whose modes the structures are; not for "portfolio".
-        time_limit_s: no new fit is started after this.
+        strategy: "auto" (the portfolio, then graphs that are smaller), "portfolio" (every named format and unfolding),
+            a name of `tnkit.search.STRATEGIES` ("trees", "loops", "packing", "greedy", "tnale" …), or a config such as
+            `GreedyTN(trial_steps=5)`.
+        shape: a reshaping of the array, over whose modes the structures are, or "auto": the array's modes and some
+            splits of them, one search after the other (with `save`, a file for each); not for "portfolio".
+        time_limit_s: no new fit is started after this. Without it "auto" ends some seconds after the portfolio.
         max_evaluations: fits at the most; not for "portfolio".
         save: a file that holds every fit as the search goes on; a search with the file of an earlier one goes on from
             there. Not for "portfolio".
+        workers: processes that fit, beside this one; None for none. What is found does not depend on it, if no time
+            limit ends the search. Scripts that use it need `if __name__ == "__main__":`. Not for "portfolio".
         progress: as for `decompose`.
         rng: a seed or a generator.
 
@@ -216,7 +230,7 @@ def search(
     asked = _in_words(None, request.eps, budget)
     gen = generator(rng, request.device)
     if isinstance(chosen, Portfolio):
-        given = {"shape": shape, "max_evaluations": max_evaluations, "save": save}
+        given = {"shape": shape, "max_evaluations": max_evaluations, "save": save, "workers": workers}
         extra = [name for name, value in given.items() if value is not None]
         if extra:
             known = ", ".join(repr(name) for name in STRATEGIES)
@@ -234,7 +248,38 @@ def search(
                 asked=asked,
             )
     limits = Limits(request.eps, request.max_params, max_evaluations)
+    if isinstance(shape, str) and shape != "auto":
+        raise OptionError(f'shape={shape!r} is unknown. Give the sizes, such as (8, 8, 4), or "auto".')
     with listening(progress) as hear:
+        if isinstance(chosen, AutoSearch) and not isinstance(shape, str):
+            return chosen.search(
+                request.dense,
+                request.norm(),
+                limits,
+                shape=shape,
+                rng=gen,
+                control=Control(progress=hear),
+                limit_s=limit,
+                dtype=request.dtype,
+                asked=asked,
+                save=save,
+                workers=workers,
+            )
+        if isinstance(chosen, AutoSearch):
+            chosen = chosen.graphs
+        if isinstance(shape, str):
+            return run_reshaped(
+                request.dense,
+                request.norm(),
+                chosen,
+                limits,
+                rng=gen,
+                control=Control(progress=hear).within(limit),
+                dtype=request.dtype,
+                asked=asked,
+                save=save,
+                workers=workers,
+            )
         return run_search(
             request.dense,
             request.norm(),
@@ -246,18 +291,23 @@ def search(
             dtype=request.dtype,
             asked=asked,
             save=save,
+            workers=workers,
         )
 
 
-def _strategy(strategy: Any) -> Portfolio | Proposer:
-    if isinstance(strategy, Portfolio | Proposer):
+def _strategy(strategy: Any) -> AutoSearch | Portfolio | Proposer:
+    if isinstance(strategy, AutoSearch | Portfolio | Proposer):
         return strategy
+    if strategy == "auto":
+        return AutoSearch()
     if strategy == "portfolio":
         return Portfolio()
     if isinstance(strategy, str) and strategy in STRATEGIES:
         return STRATEGIES.get(strategy)()
     names = ", ".join(repr(name) for name in STRATEGIES)
-    raise OptionError(f"strategy={strategy!r} is unknown. Known: 'portfolio', {names}, or a config of one of them.")
+    raise OptionError(
+        f"strategy={strategy!r} is unknown. Known: 'auto', 'portfolio', {names}, or a config of one of them."
+    )
 
 
 _KINDS = {"entries": "a function of indices", "sparse": "sparse coordinates", "slabs": "data read in slabs"}
@@ -303,7 +353,7 @@ class Explanation:
 
 
 def explain(
-    x: ArrayLike,
+    x: ArrayLike | SearchResult,
     format: FormatLike = "auto",
     *,
     rank: RankLike | None = None,
@@ -314,7 +364,8 @@ def explain(
     """Which method `decompose` would take for these arguments, and why; nothing is decomposed.
 
     Args:
-        x: the array; sparse coordinates get the methods that take those.
+        x: the array; sparse coordinates get the methods that take those. Or what `search` found: then why its best is
+            the best, with the others of the front as alternatives.
         format: as for `decompose`.
         rank: as there.
         eps: as there.
@@ -326,6 +377,8 @@ def explain(
         >>> tk.explain(np.ones((4, 5, 6)), "tt", eps=1e-2).method
         'tt_svd'
     """
+    if isinstance(x, SearchResult):
+        return _explain_search(x)
     source = as_source(x)
     request = _request(source or x, rank=rank, eps=eps, budget=budget)
     if isinstance(format, str) and format == "auto":
@@ -340,6 +393,20 @@ def explain(
     bonds = tuple(zip(layout.bonds, layout.caps, strict=True))
     reason = chosen.summary if method == "auto" else why
     return Explanation(layout.name, chosen.name, reason, others, bonds, layout.n_params(layout.caps))
+
+
+def _explain_search(found: SearchResult) -> Explanation:
+    fit = found.best.fit
+    value = fit.tensor.format if isinstance(fit.tensor, Tensorized) else fit.tensor
+    topology = value.topology()
+    sizes = topology.sizes([t.shape for t in value.tensors()]) if not any(topology.constants) else {}
+    bonds = tuple((label, sizes[label]) for label in topology.internal if label in sizes)
+    others = tuple(
+        (c.label, f"{c.fit.n_params:,} numbers at error {c.fit.rel_error:.3g}")
+        for c in found.front
+        if c.label != found.best.label
+    )
+    return Explanation(value.name, fit.method, found.why, others, bonds, fit.n_params)
 
 
 def error(x: ArrayLike, approximation: Format) -> float:

@@ -200,11 +200,12 @@ def require_finite(x: Tensor, *, name: str = "x") -> float:
 
 def _norm(x: Tensor) -> float:
     """The norm, added up in float64: a plain float32 sum over millions of entries is off by 1e-4."""
-    run = 64 if x.dtype in (torch.float32, torch.complex64) else 4096
+    if x.is_complex():  # norms of pairs of real numbers are much faster
+        x = torch.view_as_real((x.conj() if x.is_conj() else x).resolve_neg())
+    run = 64 if x.dtype == torch.float32 else 4096
     whole = x.numel() // run * run
-    wide = torch.complex128 if x.is_complex() else torch.float64
-    if (run == 4096 and x.dtype != wide) or whole == 0 or not x.is_contiguous():
-        return float(torch.linalg.vector_norm(x, dtype=wide))
+    if (run == 4096 and x.dtype != torch.float64) or whole == 0 or not x.is_contiguous():
+        return float(torch.linalg.vector_norm(x, dtype=torch.float64))
     flat = x.reshape(-1)
     parts = torch.linalg.vector_norm(flat[:whole].view(-1, run), dim=1)
     rest = torch.linalg.vector_norm(flat[whole:]).reshape(1)

@@ -57,3 +57,46 @@ def test_what_cannot_be(run, cube: Path, x: np.ndarray) -> None:
     np.save("none.npy", np.zeros_like(x))
     assert "observed" in run("complete", cube, "--mask", "none.npy", code=2).stderr
     assert not list(Path().glob("*.filled.*"))
+
+
+def test_a_long_table(run, run_json) -> None:
+    truth = np.outer(np.arange(1.0, 7.0), np.arange(1.0, 9.0))
+    seen = np.random.default_rng(0).random(truth.shape) < 0.7
+    lines = [f"s{i};{10 * j};{truth[i, j]:g}" for i, j in np.argwhere(seen)]
+    Path("sales.csv").write_text("shop;day;sold\n" + "\n".join(lines) + "\n")
+    values = run_json("complete", "sales.csv", "-f", "lowrank", "--rank", "1")
+    rows = [line.split(",") for line in Path("sales.filled.csv").read_text().splitlines()]
+    assert rows[0] == ["shop", "day", "sold"]
+    assert values["filled"] == (~seen).sum()
+    assert [row[:2] for row in rows[1:]] == [[f"s{i}", str(10 * j)] for i in range(6) for j in range(8)]
+    np.testing.assert_allclose([float(row[2]) for row in rows[1:]], truth.ravel(), atol=1e-3)
+
+
+def test_rows_of_a_table_that_ask_for_a_value(run) -> None:
+    rows = [f"{i},{j},x,{i + 2 * j if (i, j) != (2, 3) else ''}" for i in range(5) for j in range(6)]
+    Path("t.csv").write_text("\n".join(["i,j,note,v", *rows]))
+    run("complete", "t.csv", "--modes", "i,j", "-f", "lowrank", "--rank", "2", "-o", "u.csv")
+    after = Path("u.csv").read_text().splitlines()
+    assert [line for k, line in enumerate(after[1:]) if k != 15] == [line for k, line in enumerate(rows) if k != 15]
+    assert abs(float(after[16].split(",")[3]) - 8) < 1e-3
+
+
+def test_tables_that_cannot_be(run) -> None:
+    Path("a.csv").write_text("i,v\n1,2\n2,two\n")
+    assert "is no number" in run("complete", "a.csv", code=2).stderr
+    Path("b.csv").write_text("i,v\n1,\n")
+    assert "nothing is observed" in run("complete", "b.csv", code=2).stderr
+    Path("c.csv").write_text("i,v\n1,2\n3\n")
+    assert "row 3 has 1 cells" in run("complete", "c.csv", code=2).stderr
+    Path("d.csv").write_text("i,v\n1,2\n")
+    assert "no column 'x'" in run("complete", "d.csv", "--value", "x", code=2).stderr
+    assert "leave --mask" in run("complete", "d.csv", "--missing", "0", code=2).stderr
+    assert "written as .csv" in run("complete", "d.csv", "-o", "d.npy", code=2).stderr
+    assert not list(Path().glob("*.filled.*"))
+
+
+def test_npz_by_name(run, holes: np.ndarray) -> None:
+    np.savez("two.npz", a=holes, b=np.ones(3))
+    run("complete", "two.npz", "--name", "a", "-f", "tt", "--rank", "2")
+    run("complete", "holes.npy", "-f", "tt", "--rank", "2", "-o", "c.npy")
+    assert np.array_equal(np.load("two.filled.npz")["array"], np.load("c.npy"))

@@ -97,6 +97,16 @@ def test_to_a_folder_and_measured(run, run_json, tiny: str) -> None:
     assert "--calib" in run("bench", tiny, "smaller", code=2).stderr
 
 
+def test_a_layer_at_a_time(run, run_json, tiny: str) -> None:
+    arguments = ["compress", tiny, "--keep", "0.6", "--calib", "texts.txt"]
+    values = run_json(*arguments, "--by-layer", "-o", "smaller")
+    assert 0.4 < values["kept"] <= 0.6
+    assert all(layer["weighted"] for layer in values["layers"] if layer["compressed"])
+    assert Path("smaller/vocab.txt").is_file()
+    assert run_json("bench", "smaller", "--calib", "texts.txt")["params_after"] == values["params_after"]
+    assert "without ending" in run(*arguments, "--by-layer", code=2).stderr
+
+
 def test_analyze(run, run_json, tiny: str) -> None:
     values = run_json("analyze", tiny, "--calib", "texts.txt", "--leave", "pooler", "--report", "r.html")
     assert {layer["kind"] for layer in values["layers"]} == {"Linear"}

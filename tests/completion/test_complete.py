@@ -86,7 +86,26 @@ def test_same_seed_same_answer_and_the_ways_in_agree() -> None:
     assert not np.array_equal(first, fill(X, mask=SEEN, rng=5))  # type: ignore[call-overload]
 
 
-def test_nothing_missing_says_so_and_returns_x() -> None:
+def test_nothing_missing_is_no_work() -> None:
+    def never(info: StepInfo) -> None:
+        raise AssertionError("work was begun")
+
+    for x in (X, X.astype(np.float32), torch.from_numpy(X), Observations.from_dense(X)):
+        done = complete(x, progress=never)
+        assert (done.status.name, done.method, done.tensor, done.heldout_error) == (
+            "nothing_missing",
+            "none",
+            None,
+            None,
+        )
+        assert type(done.filled) is (np.ndarray if isinstance(x, Observations) else type(x))
+        assert np.array_equal(np.asarray(done.filled), np.asarray(X, dtype=np.asarray(done.filled).dtype))
+        assert done.predict([[1, 2, 3]])[0] == done.filled[1, 2, 3]
+    weighted = complete(X, weights=np.full(X.shape, 0.5), time_limit_s=5)
+    assert weighted.tensor is not None
+
+
+def test_nothing_missing_with_a_format_says_so_and_returns_x() -> None:
     done = complete(X, "tt", rank=3)
     assert done.status.name == "nothing_missing"
     assert done.status.ok

@@ -71,3 +71,17 @@ def test_small_things() -> None:
     assert complete(x, "tt", rank=1, method="robust", time_limit_s=1e-3).status.name == "time_limit"
     with pytest.raises(OptionError, match="cutoff must be above 1"):
         RobustALS(cutoff=0.5)
+
+
+def test_a_picture_is_answered_no_worse_than_by_least_squares_and_said_to_be_unclear() -> None:
+    i, j = np.mgrid[:30, :24]
+    x = np.sign(np.sin(i * 0.9 + j * 0.4)) + np.sign(np.cos(j * j / 40.0 - i / 7)) + 0.1 * np.sin(i * j / 50)
+    mask = np.random.default_rng(0).random(x.shape) < 0.5
+
+    def error(method: str) -> float:
+        return float(np.linalg.norm((complete(x, "tt", mask=mask, method=method).filled - x)[~mask]))
+
+    assert error("robust") <= 1.1 * error("als")
+    done = complete(x, "tt", mask=mask, method="robust")
+    assert done.status.name == "not_told_apart"
+    assert "robust_tubal" in done.status.message

@@ -137,7 +137,7 @@ def test_a_known_graph_is_not_fitted_again_and_bounds_save_fits() -> None:
         ({"strategy": "greedy"}, tk.OptionError, "eps="),
         ({"strategy": "greedy", "budget": 3}, tk.BudgetError, "12"),
         ({"strategy": "greedy", "eps": 0.1, "shape": (5, 5)}, tk.ShapeError, "25"),
-        ({"eps": 0.1, "max_evaluations": 3}, tk.OptionError, "portfolio"),
+        ({"eps": 0.1, "max_evaluations": 3, "strategy": "portfolio"}, tk.OptionError, "portfolio"),
         ({"strategy": TnALE(template="star"), "eps": 0.1}, tk.OptionError, "ring"),
         ({"strategy": GreedyTN, "eps": 0.1}, tk.OptionError, "strategy="),
     ],

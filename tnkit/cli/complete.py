@@ -11,6 +11,7 @@ import typer
 from tnkit import completion
 from tnkit.cli import options as o
 from tnkit.cli.guard import INTERRUPTED, warn
+from tnkit.cli.long_form import LongForm
 from tnkit.cli.output import beside, finish, progress_wanted, require_free, require_report, write_report
 from tnkit.errors import MaskError, OptionError
 from tnkit.files import ARRAY_SUFFIXES, read_array, require_file, write_array
@@ -24,7 +25,9 @@ Array = np.ndarray[Any, Any]
 
 
 def complete(
-    source: Annotated[Path, typer.Argument(metavar="INPUT", help="An array file or an image. NaN is missing.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="INPUT", help="An array file, an image, or a long table (.csv). NaN is missing.")
+    ],
     mask: Annotated[
         Path | None,
         typer.Option(
@@ -38,6 +41,24 @@ def complete(
     missing: Annotated[
         float | None,
         typer.Option("--missing", metavar="VALUE", help="This value means missing.", rich_help_panel=o.WHAT),
+    ] = None,
+    modes: Annotated[
+        str | None,
+        typer.Option(
+            "--modes",
+            metavar="NAMES",
+            help="Of a table: the columns that are modes, by commas.",
+            rich_help_panel=o.WHAT,
+        ),
+    ] = None,
+    value: Annotated[
+        str | None,
+        typer.Option(
+            "--value",
+            metavar="NAME",
+            help="Of a table: the column of values (the last one).",
+            rich_help_panel=o.WHAT,
+        ),
     ] = None,
     format: o.FormatName = "auto",
     rank: Annotated[
@@ -71,41 +92,60 @@ def complete(
     [dim]$[/] tnkit complete holes.npy -o filled.npy
     [dim]$[/] tnkit complete photo.png --mask seen.png -o whole.png
     [dim]$[/] tnkit complete ratings.npy --missing 0 -f cp --rank 5
+    [dim]$[/] tnkit complete sales.csv --modes shop,day --value sold
     """
     require_file(source)
+    table = source.suffix.lower() == ".csv"
+    _require_fitting(source, table, tuple(x is not None for x in (mask, missing, name)), modes or value)
     suffix = source.suffix.lower() if source.suffix.lower() not in (".jpg", ".jpeg") else ".png"
     out = beside(source, f".filled{suffix}") if out is None else out
-    if out.suffix.lower() not in ARRAY_SUFFIXES:
-        raise OptionError(f"--out {out}: arrays are written as one of {', '.join(ARRAY_SUFFIXES)}.")
+    if out.suffix.lower() not in ((".csv",) if table else ARRAY_SUFFIXES):
+        kinds = "tables are written as .csv" if table else f"arrays are written as one of {', '.join(ARRAY_SUFFIXES)}"
+        raise OptionError(f"--out {out}: {kinds}.")
     if save_tensor is not None and save_tensor.suffix.lower() != ".safetensors":
         raise OptionError(f"--tensor {save_tensor}: networks are .safetensors files. Give a name that ends so.")
     require_report(report)
     require_free(out, save_tensor, report, force=force, source=source)
     ranks = "auto" if rank == "auto" else o.parse_rank(rank)
-    stored = read_array(source, name)
-    x = stored if stored.dtype.kind in "fc" else stored.astype(np.float64)
-    seen = _observed(x, mask, missing)
-    done = completion.complete(
-        x,
-        format,
-        mask=seen,
-        rank=ranks,
-        method=method,
-        time_limit_s=time_limit,
-        progress=progress_wanted(quiet),
-        rng=seed,
-    )
-    filled = np.asarray(done.filled)
-    write_array(out, _like(filled, stored))
+    options: dict[str, Any] = {
+        "format": format,
+        "rank": ranks,
+        "method": method,
+        "time_limit_s": time_limit,
+        "progress": progress_wanted(quiet),
+        "rng": seed,
+    }
+    if table:
+        long = LongForm.read(source, None if modes is None else [m.strip() for m in modes.split(",")], value)
+        done = completion.complete(long.observations, **options)
+        values = {**done.to_dict(), "filled": long.write(out, done)}
+        pieces = lambda: [summary.of_completion(done)]  # noqa: E731
+    else:
+        stored = read_array(source, name)
+        x = stored if stored.dtype.kind in "fc" else stored.astype(np.float64)
+        seen = _observed(x, mask, missing)
+        done = completion.complete(x, mask=seen, **options)
+        filled = np.asarray(done.filled)
+        write_array(out, _like(filled, stored))
+        values = done.to_dict()
+        pieces = lambda: _pieces(x, seen, filled, done)  # noqa: E731
     if save_tensor is not None:
         _save(done.tensor, save_tensor)
-    values = {**done.to_dict(), "input": str(source), "output": str(out)}
-    write_report(report, values, f"{source.name}, completed", lambda: _pieces(x, seen, filled, done))
+    values |= {"input": str(source), "output": str(out)}
+    write_report(report, values, f"{source.name}, completed", pieces)
     finish(values, f"{done!r}\n  written to {out}", as_json=json)
     if not done.status.ok:
         warn(str(done.status))
     if done.status.name == "interrupted":
         raise typer.Exit(INTERRUPTED)
+
+
+def _require_fitting(source: Path, table: bool, of_arrays: tuple[bool, ...], of_tables: str | None) -> None:
+    """Refuse options that say nothing of this kind of file."""
+    if table and any(of_arrays):
+        raise OptionError(f"{source}: of a table, empty values are missing; leave --mask, --missing and --name out.")
+    if not table and of_tables:
+        raise OptionError(f"{source}: --modes and --value are of tables (.csv).")
 
 
 def _observed(x: Array, mask: Path | None, missing: float | None) -> Array | None:

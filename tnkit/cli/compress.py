@@ -10,10 +10,10 @@ from rich.console import Console
 
 from tnkit import nn as tnn
 from tnkit.cli import options as o
-from tnkit.cli.models import read_batches, read_model
+from tnkit.cli.models import read_batches, read_model, read_texts
 from tnkit.cli.output import finish, progress_wanted, require_free, require_report, write_report
 from tnkit.errors import OptionError
-from tnkit.interop.folders import write_folder
+from tnkit.interop.folders import compress_folder, write_folder
 from tnkit.report import summary
 
 __all__ = ["compress"]
@@ -50,6 +50,14 @@ def compress(
             rich_help_panel=o.OUTPUT,
         ),
     ] = None,
+    by_layer: Annotated[
+        bool,
+        typer.Option(
+            "--by-layer",
+            help="Read and write the folder a layer at a time: for models that do not fit in memory; needs -o FOLDER.",
+            rich_help_panel=o.LIMITS,
+        ),
+    ] = False,
     report: o.ModelPage = None,
     force: o.Force = False,
     json: o.Json = False,
@@ -63,6 +71,7 @@ def compress(
 
     [dim]$[/] tnkit compress path/to/model --keep 80% --calib texts.txt --report model.html
     [dim]$[/] tnkit compress path/to/model --keep 80% --calib texts.txt -o path/to/smaller
+    [dim]$[/] tnkit compress path/to/large --keep 60% --by-layer -o path/to/smaller
     [dim]$[/] tnkit compress mymodel:build --weights state.safetensors --keep 0.5 --calib inputs.npy
     """
     out = Path(f"{Path(model.replace(':', '.')).resolve().name}.small.safetensors") if out is None else out
@@ -78,9 +87,16 @@ def compress(
     require_free(None if folder else out, report, force=force)
     size = tnn.Budget() if keep is None else o.parse_budget(keep, option="--keep")
     target = tnn.Budget(params=size.params, bytes=size.bytes, max_error=max_error)
+    rules = dict.fromkeys(leave or ())
+    if by_layer:
+        if not folder:
+            raise OptionError("--by-layer writes a folder of transformers: give --out with a new name without ending.")
+        texts = None if calib is None else read_texts(calib)
+        found = compress_folder(model, out, target, texts, rules)
+        _finish(found, model, out, report, as_json=json, folder=True)
+        return
     local = read_model(model, weights)
     batches = None if calib is None else read_batches(calib, local, batch_size)
-    rules = dict.fromkeys(leave or ())
     console = Console(stderr=True)
     if progress_wanted(quiet):
         with console.status("compressing"):
@@ -91,9 +107,13 @@ def compress(
         write_folder(small, local.tokenizer, out)
     else:
         tnn.save(small, out)
+    _finish(found, model, out, report, as_json=json, folder=folder)
+
+
+def _finish(found: tnn.ModelReport, model: str, out: Path, report: Path | None, *, as_json: bool, folder: bool) -> None:
+    """The report, and where the result is."""
     values = {**found.to_dict(), "model": model, "output": str(out)}
-    write_report(
-        report, values, f"{Path(model).name}, compressed", lambda: [summary.of_model(found)], found.to_markdown
-    )
+    title = f"{Path(model).name}, compressed"
+    write_report(report, values, title, lambda: [summary.of_model(found)], found.to_markdown)
     how = f"from_pretrained({str(out)!r})" if folder else f"tk.nn.load({str(out)!r}, base=model)"
-    finish(values, f"{found}\n\nwritten to {out}; read it with {how}", as_json=json)
+    finish(values, f"{found}\n\nwritten to {out}; read it with {how}", as_json=as_json)

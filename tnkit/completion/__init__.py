@@ -19,17 +19,31 @@ from tnkit.completion.base import (
     register,
 )
 from tnkit.completion.biharmonic import Biharmonic
+from tnkit.completion.coordinates import CoordinateCP
+from tnkit.completion.dain import DAIN
+from tnkit.completion.fctn import FullyConnected
 from tnkit.completion.front import complete
+from tnkit.completion.functional import FunBaT
+from tnkit.completion.functional_network import FunctionalNetwork
 from tnkit.completion.halrtc import HaLRTC, TruncatedNuclear
+from tnkit.completion.nonnegative import NonnegativeCP
 from tnkit.completion.observations import Observations
 from tnkit.completion.patches import PatchGroups
+from tnkit.completion.points import SmoothFunction, complete_points
 from tnkit.completion.result import Completion
+from tnkit.completion.riemannian import RiemannianCG
 from tnkit.completion.robust import RobustALS
 from tnkit.completion.robust_tubal import RobustTubal
+from tnkit.completion.scaled_gd import ScaledGD
+from tnkit.completion.side_information import SideInformation
+from tnkit.completion.stochastic import StochasticGCP
+from tnkit.completion.subgradient import SubGradient
 from tnkit.completion.tctv import TCTV
+from tnkit.completion.tmac import TMac
 from tnkit.completion.tnn import TubalNuclear
 
 __all__ = [
+    "DAIN",
     "NOTHING_MISSING",
     "TCTV",
     "Biharmonic",
@@ -38,13 +52,26 @@ __all__ = [
     "CompletionFit",
     "CompletionMethod",
     "CompletionProblem",
+    "CoordinateCP",
+    "FullyConnected",
+    "FunBaT",
+    "FunctionalNetwork",
     "HaLRTC",
+    "NonnegativeCP",
     "Observations",
     "PatchGroups",
+    "RiemannianCG",
     "RobustALS",
     "RobustTubal",
+    "ScaledGD",
+    "SideInformation",
+    "SmoothFunction",
+    "StochasticGCP",
+    "SubGradient",
+    "TMac",
     "TruncatedNuclear",
     "TubalNuclear",
     "complete",
+    "complete_points",
     "register",
 ]

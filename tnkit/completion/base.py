@@ -6,6 +6,7 @@ A method is registered under its name in `tnkit.registry.COMPLETIONS`; its defau
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,14 +14,17 @@ import torch
 from torch import Tensor
 
 from tnkit.completion.observations import Observations
+from tnkit.errors import OptionError
 from tnkit.formats import Layout
 from tnkit.registry import COMPLETIONS
 from tnkit.solvers import Control, Status, StepInfo
 
-__all__ = ["NOTHING_MISSING", "CompletionFit", "CompletionMethod", "CompletionProblem", "register"]
+__all__ = ["NOTHING_MISSING", "CompletionFit", "CompletionMethod", "CompletionProblem", "own_layout", "register"]
 
 NOTHING_MISSING = Status(
-    "nothing_missing", True, "every entry is observed, so nothing was filled in; the fit is one of the whole array"
+    "nothing_missing",
+    True,
+    "every entry is observed, so `filled` is the array itself; what format= or method= names was fitted to all of it",
 )
 
 
@@ -49,11 +53,14 @@ class CompletionFit:
 
     Attributes:
         tensors: in the order of the layout's topology, or None where the method fits no format.
-        dense: the completed array, or None where there are tensors.
+        dense: the completed array, or None where there are tensors or a function.
         heldout_error: relative error on observed entries that were held out, or None where none were.
         train_error: relative error on all observed entries.
         status: how it ended.
         history: the steps; their error is that of the held-out entries where some are held out.
+        layout: of the tensors, where the method has chosen the network itself.
+        std: from (M, d) indices to (M,) standard deviations of the model there, where the method knows them.
+        function: from (M, d) indices to (M,) values, where the method has neither tensors nor a dense array.
     """
 
     tensors: tuple[Tensor, ...] | None
@@ -62,6 +69,9 @@ class CompletionFit:
     train_error: float
     status: Status
     history: tuple[StepInfo, ...] = ()
+    layout: Layout | None = None
+    std: Callable[[Tensor], Tensor] | None = None
+    function: Callable[[Tensor], Tensor] | None = None
 
 
 class CompletionMethod(ABC):
@@ -70,18 +80,36 @@ class CompletionMethod(ABC):
     Class attributes:
         name: in the registry.
         formats: whether it fits a format (any), or gives a dense array alone.
+        only: the one format that it fits; empty for any.
         weights: whether it takes weights.
         summary: one sentence for tables.
     """
 
     name: ClassVar[str]
     formats: ClassVar[bool] = True
+    only: ClassVar[str] = ""
     weights: ClassVar[bool] = True
     summary: ClassVar[str] = ""
 
     @abstractmethod
     def fit(self, problem: CompletionProblem) -> CompletionFit:
         """Complete; on Ctrl-C and at the deadline with the best so far."""
+
+
+def own_layout(method: CompletionMethod, problem: CompletionProblem) -> Layout:
+    """The layout of a problem, if it is of the one format that the method fits.
+
+    Raises:
+        OptionError: another format.
+    """
+    layout = problem.layout
+    assert layout is not None
+    if layout.name != method.only or layout.tensorization is not None:
+        raise OptionError(
+            f'method "{method.name}" fits format "{method.only}" alone, and "{layout.name}" was asked for. '
+            f'Use format "{method.only}", or leave format out.'
+        )
+    return layout
 
 
 def register(method: type[CompletionMethod]) -> type[CompletionMethod]:

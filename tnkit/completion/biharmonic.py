@@ -13,11 +13,11 @@ from typing import ClassVar
 import torch
 
 from tnkit.completion.base import CompletionFit, CompletionMethod, CompletionProblem, register
+from tnkit.completion.convex import checked
 from tnkit.completion.holdout_alike import split_alike
 from tnkit.completion.observations import Observations
 from tnkit.completion.spatial import relative_error, thin_plate
-from tnkit.errors import DTypeError, ShapeError
-from tnkit.solvers import DIRECT
+from tnkit.solvers import DIRECT, NO_LIMIT, TIME_LIMIT, Control
 
 __all__ = ["Biharmonic", "plate"]
 
@@ -53,21 +53,25 @@ class Biharmonic(CompletionMethod):
             DTypeError: complex values.
             ShapeError: fewer than 2 modes.
         """
-        obs = problem.observations
-        if obs.values.is_complex():
-            raise DTypeError('method "biharmonic" takes real arrays; complete real and imaginary part apart.')
-        if obs.ndim < 2:
-            raise ShapeError(f'method "biharmonic" takes arrays of 2 and more modes; this one has shape {obs.shape}.')
+        obs = checked(problem.observations, self.name)
         held = split_alike(obs, self.holdout, problem.rng)
-        heldout = None if held is None else relative_error(plate(obs.take(~held)), obs.take(held))
-        dense = plate(obs)
-        return CompletionFit(None, dense, heldout, relative_error(dense, obs), DIRECT)
+        control = problem.control
+        heldout = None if held is None else relative_error(plate(obs.take(~held), control), obs.take(held))
+        dense = plate(obs, control)
+        status = TIME_LIMIT if control.out_of_time else DIRECT
+        return CompletionFit(None, dense, heldout, relative_error(dense, obs), status)
 
 
-def plate(obs: Observations) -> torch.Tensor:
-    """The completed array."""
+def plate(obs: Observations, control: Control = NO_LIMIT, *, max_steps: int = 400) -> torch.Tensor:
+    """The completed array; at the deadline as far as it has come, which is the pyramid of means at first.
+
+    Args:
+        obs: what is known.
+        control: deadline.
+        max_steps: of the conjugate gradients.
+    """
     shape = obs.shape
     scale = float(obs.values.abs().max()) or 1.0
     x, seen = (t.reshape(*shape[:2], -1).permute(2, 0, 1) for t in (obs.to_dense() / scale, obs.mask()))
-    dense: torch.Tensor = thin_plate(x, seen).permute(1, 2, 0).reshape(shape) * scale
+    dense: torch.Tensor = thin_plate(x, seen, control, max_steps=max_steps).permute(1, 2, 0).reshape(shape) * scale
     return dense

@@ -18,17 +18,19 @@ from torch import Tensor
 
 from tnkit.completion.observations import Observations
 from tnkit.completion.spatial import pyramid
+from tnkit.solvers import NO_LIMIT, Control
 
 __all__ = ["by_channels"]
 
 
-def by_channels(obs: Observations, *, rank: int = 8, rounds: int = 5) -> Tensor:
+def by_channels(obs: Observations, *, rank: int = 8, rounds: int = 5, control: Control = NO_LIMIT) -> Tensor:
     """A pyramid of means for each channel, then rounds of projection on the main components of the channels.
 
     Args:
         obs: of a real array of three or more modes; the channels are all modes after the second.
         rank: components.
         rounds: projections; after each, what it leaves of the observed entries is spread anew by the pyramid.
+        control: its deadline ends them.
 
     Returns:
         The completed array, in the dtype of the values.
@@ -40,6 +42,8 @@ def by_channels(obs: Observations, *, rank: int = 8, rounds: int = 5) -> Tensor:
     y = torch.where(seen, x - mean, 0.0)
     u = pyramid(y, seen)
     for _ in range(rounds):
+        if control.out_of_time:
+            break
         flat = u.flatten(1)
         vectors = torch.linalg.eigh(flat @ flat.mT)[1][:, -min(rank, flat.shape[0]) :]
         low = (vectors @ (vectors.mT @ flat)).reshape(u.shape)

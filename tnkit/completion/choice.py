@@ -18,7 +18,9 @@ from tnkit.solvers import INTERRUPTED, TIME_LIMIT
 __all__ = ["candidates", "choose_format"]
 
 #: Observed entries that a short fit sees at the most.
-SAMPLE = 40_000
+SAMPLE = 20_000
+#: Numbers of a core that a short fit has at the most: a sweep costs their square times the entries.
+CORE = 256
 
 
 def candidates(ndim: int) -> tuple[FormatSpec, ...]:
@@ -53,11 +55,12 @@ def choose_format(problem: CompletionProblem, method: CompletionALS) -> tuple[Fo
         picks = torch.zeros(obs.n, dtype=torch.bool, device=obs.values.device)
         picks[order.to(obs.values.device)] = True
         obs = obs.take(picks)
-    short = replace(method, max_steps=20, starts=1, max_rank=6)
+    short = replace(method, max_steps=20, starts=1, refine=False)
     scores: list[_Score] = []
     for spec in specs:
         layout = spec.layout(obs.shape)
-        fit = short.fit(replace(problem, observations=obs, layout=layout))
+        most = min(6, int(CORE ** (1 / obs.ndim))) if spec.name == "tucker" else 6
+        fit = replace(short, max_rank=most).fit(replace(problem, observations=obs, layout=layout))
         if fit.tensors is not None and fit.heldout_error is not None:
             scores.append(_Score(spec, fit, layout.n_params(layout.ranks_of(fit.tensors))))
         if fit.status in (INTERRUPTED, TIME_LIMIT):

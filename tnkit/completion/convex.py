@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from time import monotonic
 from typing import Protocol, TypeVar
 
 from torch import Tensor
@@ -18,7 +17,7 @@ from tnkit.completion.holdout_alike import split_alike
 from tnkit.completion.observations import Observations
 from tnkit.completion.spatial import relative_error
 from tnkit.errors import DTypeError, ShapeError
-from tnkit.solvers import CONVERGED, INTERRUPTED, REACHED, TIME_LIMIT, Control, Outcome, Status, StepInfo, iterate
+from tnkit.solvers import CONVERGED, INTERRUPTED, REACHED, TIME_LIMIT, Control, Outcome, Record, Status, iterate
 
 __all__ = ["Solver", "checked", "compare_and_fit"]
 
@@ -44,17 +43,18 @@ class _Found:
     status: Status
 
 
-def checked(obs: Observations, name: str, least: int = 2) -> Observations:
-    """The observations, if a convex method can take them.
+def checked(obs: Observations, name: str, least: int = 2, most: int | None = None) -> Observations:
+    """The observations, if a method for dense real arrays can take them.
 
     Raises:
         DTypeError: complex values.
-        ShapeError: too few modes.
+        ShapeError: too few or too many modes.
     """
     if obs.values.is_complex():
         raise DTypeError(f'method "{name}" takes real arrays; complete real and imaginary part apart, or use "als".')
-    if obs.ndim < least:
-        raise ShapeError(f'method "{name}" takes arrays of {least} and more modes; this one has shape {obs.shape}.')
+    if obs.ndim < least or (most is not None and obs.ndim > most):
+        modes = f"{least} and more modes" if most is None else f"{least} to {most} modes"
+        raise ShapeError(f'method "{name}" takes arrays of {modes}; this one has shape {obs.shape}. Use "als".')
     return obs
 
 
@@ -75,14 +75,8 @@ def compare_and_fit(
         tol: a run ends when the relative change of a step is below this.
         max_steps: of a run.
     """
-    obs, history, begun = problem.observations, list[StepInfo](), monotonic()
-
-    def hear(info: StepInfo) -> None:
-        history.append(StepInfo(len(history) + 1, info.error, monotonic() - begun))
-        if problem.control.progress is not None:
-            problem.control.progress(history[-1])
-
-    control = replace(problem.control, max_steps=max_steps, tol=0.0, target=tol, progress=hear)
+    obs, record = problem.observations, Record(problem.control)
+    control = replace(record.control, max_steps=max_steps, tol=0.0, target=tol)
     held = split_alike(obs, holdout, problem.rng)
     best, best_error = next(iter(makers)), float("inf")
     found: _Found | None = None
@@ -99,7 +93,7 @@ def compare_and_fit(
         found = _run(obs, makers[best], control)
     status = CONVERGED if found.status is REACHED else found.status
     heldout = None if held is None else best_error
-    return CompletionFit(None, found.x, heldout, relative_error(found.x, obs), status, tuple(history))
+    return CompletionFit(None, found.x, heldout, relative_error(found.x, obs), status, tuple(record.steps))
 
 
 def _run(obs: Observations, make: Callable[[Tensor, Tensor], Solver[S]], control: Control) -> _Found:

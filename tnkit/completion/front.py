@@ -54,8 +54,9 @@ def complete(
             argument there.
         rank: an int (every bond), a tuple, a mapping by bond, a fraction of the dense entries, or "auto": grown while
             the held-out error falls.
-        method: "auto", "als", "patches", "tctv", "halrtc", "truncated", "tnn", "robust", "robust_tubal", "biharmonic",
-            or a config such as `CompletionALS(max_steps=50)`.
+        method: "auto", a name ("als", "coordinates", "robust", "funbat", "patches", "tctv", "search" …:
+            `tk.registry.COMPLETIONS` lists them, the guide says when each), or a config such as
+            `CompletionALS(max_steps=50)`.
         time_limit_s: seconds after which the best so far is given; so does Ctrl-C.
         rng: a seed or a generator; 0 by default, so that the same call gives the same answer.
         progress: True for a progress line on standard error, or a function that hears of every step.
@@ -63,6 +64,9 @@ def complete(
     Returns:
         A `Completion`: `.filled` (the kind and dtype of `x`, observed entries unchanged bit by bit), `.tensor`,
         `.predict(indices)`, `.heldout_error`, `.status`, `.history`.
+
+    Where nothing is missing, `filled` is the array itself, at once: nothing is fitted, and `tensor` is None, unless a
+    format, a method or weights say what is to be fitted to it.
 
     Raises:
         MaskError: a mask of another shape or kind, or nothing observed.
@@ -82,6 +86,9 @@ def complete(
     limit = _time_limit(time_limit_s)
     obs = _observations(x, mask, weights)
     chosen, spec, why = _request(obs, format, rank, method)
+    if obs.complete and obs.weights is None and _is_auto(format) and _is_auto(method):
+        generator(rng)
+        return _whole(obs, begun)
     layout = None if spec is None else spec.layout(obs.shape)
     ranks = None if layout is None or _is_auto(rank) else resolve_ranks(layout, rank)
     if weights is not None and not chosen.weights:
@@ -99,6 +106,7 @@ def complete(
                 better = better_than_formats(problem, chosen, trial)
                 chosen, why = (better.method, better.why) if better is not None else (chosen, why)
         fit = better.fit if better is not None else _better(chosen.fit(problem), trial)
+    layout = layout if fit.layout is None else fit.layout
     status = CONVERGED if fit.status is REACHED else fit.status
     if obs.complete and status in (CONVERGED, DIRECT):
         status = NOTHING_MISSING
@@ -113,6 +121,25 @@ def complete(
         why=why,
         elapsed_s=monotonic() - begun,
         history=fit.history,
+        back=obs.back,
+        spread=fit.std,
+        function=fit.function,
+    )
+
+
+def _whole(obs: Observations, begun: float) -> Completion:
+    """The answer where nothing is missing and nothing was asked of it."""
+    return Completion(
+        observations=obs,
+        tensor=None,
+        dense=obs.to_dense(),
+        heldout_error=None,
+        train_error=0.0,
+        status=NOTHING_MISSING,
+        method="none",
+        why="nothing is missing",
+        elapsed_s=monotonic() - begun,
+        history=(),
         back=obs.back,
     )
 
@@ -154,6 +181,8 @@ def _request(obs: Observations, format: Any, rank: Any, method: Any) -> tuple[Co
         if named is None:
             return CompletionALS(), spec, f"the method for any format; {spec.name} was asked for"
         return named, spec, "as asked for"
+    if named is not None and named.only:
+        return named, as_spec(named.only), "as asked for"
     if not _is_auto(rank):
         raise OptionError(f'rank={rank!r} with format "auto" says nothing. Name a format, or leave rank out.')
     if named is not None:

@@ -16,6 +16,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from tnkit.solvers import NO_LIMIT, Control
+
 __all__ = ["Places", "neighbours"]
 
 #: Numbers of patches, row-major over their upper left corners, and (rows, columns) of these numbers.
@@ -26,7 +28,9 @@ COMPONENTS = 6
 BAND = 2**15
 
 
-def neighbours(x: Tensor, size: tuple[int, int], stride: int, window: int, group: int) -> tuple[Places, Tensor, Tensor]:
+def neighbours(
+    x: Tensor, size: tuple[int, int], stride: int, window: int, group: int, control: Control = NO_LIMIT
+) -> tuple[Places, Tensor, Tensor]:
     """For patches on a grid, those most alike within a window; the patch itself is not one of them.
 
     Args:
@@ -35,18 +39,22 @@ def neighbours(x: Tensor, size: tuple[int, int], stride: int, window: int, group
         stride: of the grid; the last row and column of patches are always on it.
         window: how far away, along rows and along columns.
         group: K, fewer than (window + 1)² and than the patches of a quarter of the window there are.
+        control: its deadline ends the search between bands.
 
     Returns:
         The R patches of the grid, their neighbours (R, K), most alike first, and the mean squares of the differences.
 
     Cost:
-        (2 window + 1)² passes over the image.
+        (2 window + 1)² / 2 passes over the image: a patch is as far from another as that one is from it.
     """
     x = _components(x)
     high, wide = x.shape[1] - size[0] + 1, x.shape[2] - size[1] + 1
     rows, columns = _grid(high, stride, x), _grid(wide, stride, x)
     refs = (rows[:, None] * wide + columns).reshape(-1)
-    parts = [_band(x, band, columns, size, window, group) for band in rows.split(max(1, BAND // columns.shape[0]))]
+    parts = []
+    for band in rows.split(max(1, BAND // columns.shape[0])):
+        control.check()
+        parts.append(_band(x, band, columns, size, window, group))
     return (refs, (high, wide)), torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
 
 
@@ -54,27 +62,56 @@ def _band(
     x: Tensor, rows: Tensor, columns: Tensor, size: tuple[int, int], window: int, group: int
 ) -> tuple[Tensor, Tensor]:
     """The neighbours of the patches in some rows of the grid."""
-    (p, q), height = size, int(x.shape[1])
-    high, wide = height - p + 1, int(x.shape[2]) - q + 1
-    first, last = int(rows[0]), int(rows[-1]) + p
-    mine, lines = x[:, first:last], torch.arange(first, last, device=x.device)
+    high, wide = x.shape[1] - size[0] + 1, x.shape[2] - size[1] + 1
+    first, last = max(0, int(rows[0]) - window), min(high, int(rows[-1]) + 1)
     steps = torch.arange(-window, window + 1, device=x.device)
     shifts = torch.cartesian_prod(steps, steps)
-    far = x.new_full((shifts.shape[0], rows.shape[0], columns.shape[0]), float("inf"))
-    for number, (a, b) in enumerate(shifts.tolist()):
-        up, across = (rows + a >= 0) & (rows + a < high), (columns + b >= 0) & (columns + b < wide)
-        if (a == 0 and b == 0) or not bool(up.any() & across.any()):
+    n, middle = shifts.shape[0], shifts.shape[0] // 2
+    far = x.new_full((n, rows.shape[0], columns.shape[0]), float("inf"))
+    for number, (a, b) in enumerate(shifts[middle + 1 :].tolist(), start=middle + 1):
+        if a >= high or abs(b) >= wide:
             continue
-        moved = torch.roll(x[:, (lines + a) % height], -b, 2)
-        sums = torch.zeros(mine.shape[1] + 1, mine.shape[2] + 1, device=x.device, dtype=torch.float64)
-        sums[1:, 1:] = (mine - moved).square().sum(0).cumsum(0, dtype=torch.float64).cumsum(1)
-        strips = sums[rows - first + p] - sums[rows - first]
-        box = (strips[:, columns + q] - strips[:, columns]).to(x.dtype)
-        far[number] = torch.where(up[:, None] & across, box, float("inf"))
-    best = far.reshape(shifts.shape[0], -1).topk(group, dim=0, largest=False)
-    at = shifts[best.indices.mT]
+        box = _distances(x, (a, b), size, first, min(last, high - a))  # of patches from row `first`, column max(0, -b)
+        left = max(0, -b)
+        for place, down, right in ((number, 0, left), (n - 1 - number, a, left + b)):
+            up = (rows >= first + down) & (rows < first + down + box.shape[0])
+            across = (columns >= right) & (columns < right + box.shape[1])
+            i, j = rows[up] - first - down, columns[across] - right
+            if i.numel() and j.numel():
+                top, start = int(up.nonzero()[0]), int(across.nonzero()[0])
+                target = far[place, top : top + i.shape[0], start : start + j.shape[0]]
+                target.copy_(box.index_select(0, i).index_select(1, j))
+    best = far.reshape(n, -1).mT.contiguous().topk(group, dim=1, largest=False)
+    at = shifts[best.indices]
     corner = (rows[:, None] * wide + columns).reshape(-1, 1)
-    return corner + at[..., 0] * wide + at[..., 1], best.values.mT.clamp_min(0) / (x.shape[0] * p * q)
+    return corner + at[..., 0] * wide + at[..., 1], best.values / (x.shape[0] * size[0] * size[1])
+
+
+def _distances(x: Tensor, shift: tuple[int, int], size: tuple[int, int], first: int, last: int) -> Tensor:
+    """Square distances of the patches in rows first … last − 1 to those that lie (a, b) from them, where there are."""
+    a, b = shift
+    height, wide = last - first + size[0] - 1, x.shape[2] - abs(b)
+    if last <= first:
+        return x.new_empty(0, 0)
+    mine = x[:, first : first + height, max(0, -b) : max(0, -b) + wide]
+    other = x[:, first + a : first + a + height, max(0, b) : max(0, b) + wide]
+    square = (mine - other).square_().sum(0)
+    return _box(_box(square, size[0], 0), size[1], 1)
+
+
+def _box(t: Tensor, size: int, dim: int) -> Tensor:
+    """Sums over windows, by sums of sums: no cancellation, and about log₂(size) passes."""
+    n = t.shape[dim] - size + 1
+    total, offset, width, sums = None, 0, 1, t
+    while True:
+        if size & width:
+            part = sums.narrow(dim, offset, n)
+            total, offset = part if total is None else total + part, offset + width
+        if 2 * width > size:
+            return t if total is None else total
+        room = sums.shape[dim] - width
+        sums = sums.narrow(dim, 0, room) + sums.narrow(dim, width, room)
+        width *= 2
 
 
 def _grid(n: int, stride: int, like: Tensor) -> Tensor:

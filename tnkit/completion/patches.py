@@ -7,8 +7,9 @@ y, of which a part M is observed, the estimate is the conditional mean of a Gaus
     ŷ = m + Zᵀ (Z M Zᵀ + σ² I)⁻¹ Z M (y − m),
 
 one K × K system a patch, solved in batches. Estimates that overlap are averaged, what is observed is put back, and it
-is done again with a smaller σ; the neighbours are searched anew every second time. The start is T-CTV, or the smooth
-surface where whole blocks are missing, whichever has the smaller error on entries held out in the same manner.
+is done again with a smaller σ; the neighbours are searched anew every second time. The start is a blend of T-CTV and
+the smooth surface, and the answer a blend of these two and of what the rounds give, with weights by entries held out in
+the manner in which entries are missing (`tnkit.completion.blend`); of small arrays several times, each time others.
 
 References: Aguerrebere, Almansa, Delon, Gousseau, Musé 2017, doi:10.1137/16M1084195 (Gaussian of similar patches,
 observed in part); Yu, Sapiro, Mallat 2012, doi:10.1109/TIP.2011.2176743 (piecewise linear estimation).
@@ -16,32 +17,30 @@ observed in part); Yu, Sapiro, Mallat 2012, doi:10.1109/TIP.2011.2176743 (piecew
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from math import prod
-from time import monotonic
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from tnkit.completion.base import CompletionFit, CompletionMethod, CompletionProblem, register
+from tnkit.completion.blend import blended, simplex_weights
+from tnkit.completion.convex import checked
 from tnkit.completion.holdout_alike import split_alike
 from tnkit.completion.observations import Observations
-from tnkit.completion.patch_match import Places, neighbours
+from tnkit.completion.patch_rounds import PatchRounds
 from tnkit.completion.spatial import relative_error
-from tnkit.completion.starts import best_start
-from tnkit.errors import DTypeError, OptionError, ShapeError
-from tnkit.solvers import CONVERGED, INTERRUPTED, MAX_STEPS, TIME_LIMIT, Control, Outcome, Status, StepInfo, iterate
+from tnkit.completion.starts import SPECTRUM, Starts, make_starts
+from tnkit.errors import OptionError
+from tnkit.solvers import CONVERGED, INTERRUPTED, MAX_STEPS, TIME_LIMIT, Record, Status
 
 __all__ = ["PatchGroups"]
 
-#: Numbers in the groups of patches that are worked on at once.
-CHUNK = 2**24
-#: Channels from which on a mode counts as spectrum: patches are smaller, similarity is that of the main components.
-SPECTRUM = 16
-#: How far neighbours count: weights exp(−d / (SPREAD (d_0 + σ²))).
-SPREAD = 6.0
+#: Of arrays of fewer entries, several parts are held out, one after the other.
+SMALL = 2**16
+FOLDS = 4
 
 
 @register
@@ -49,8 +48,8 @@ SPREAD = 6.0
 class PatchGroups(CompletionMethod):
     """Regression between similar patches; real arrays of 2 to 4 modes, of which the first two are rows and columns.
 
-    It gives a dense array and no format, and computes in float32. Where patches do not help, which the held-out entries
-    tell, the answer is that of the start.
+    It gives a dense array and no format, and computes in float32. The answer is a blend with the starts, so that where
+    patches do not help, which the held-out entries tell, it is that of the starts.
 
     Attributes:
         patch: side of a patch; None: 6, and 3 where there are 16 channels or more.
@@ -60,9 +59,9 @@ class PatchGroups(CompletionMethod):
         noise: first and last σ, relative to the standard deviation of the observed entries.
         max_steps: rounds.
         holdout: share of the observed entries (fibres, blocks, rows) that is held out, and given back for the last
-            third of the rounds; 0 for none.
-        start: "auto", "tctv", "smooth" (biharmonic) or "channels" (low rank along the channels, for spectra;
-            "channels 6" says the rank).
+            third of the rounds; 0 for none. Of small arrays it is a tenth at least, several times.
+        start: "auto" (T-CTV and the smooth surface blended; "channels" for spectra), "tctv", "smooth" (biharmonic)
+            or "channels" (low rank along the channels; "channels 6" says the rank).
 
     Example:
         >>> import numpy as np
@@ -111,181 +110,133 @@ class PatchGroups(CompletionMethod):
             DTypeError: complex values.
             ShapeError: fewer than 2 or more than 4 modes.
         """
-        obs = problem.observations
-        if obs.values.is_complex():
-            raise DTypeError('method "patches" takes real arrays; complete real and imaginary part apart.')
-        if not 2 <= obs.ndim <= 4:
-            raise ShapeError(f'method "patches" takes arrays of 2 to 4 modes; this one has shape {obs.shape}.')
+        checked(problem.observations, self.name, most=4)
         return _Run(self, problem).result()
 
 
-class _Setting(NamedTuple):
-    """What is used on this array: sides and stride of patches, neighbours, window."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _Test:
+    """Estimates that have not seen some entries.
 
-    sides: tuple[int, int]
-    stride: int
-    group: int
-    window: int
+    Attributes:
+        aside: these entries.
+        starts: what the rounds began with.
+        rounds: what they gave; None where there was no time for them.
+        stopped: why it was cut short, or None.
+    """
 
+    aside: Observations
+    starts: Starts
+    rounds: Tensor | None
+    stopped: Status | None
 
-class _State(NamedTuple):
-    """x: (channels, rows, columns). found: the neighbours that were found last."""
+    @property
+    def found(self) -> list[Tensor]:
+        """All estimates."""
+        return [*self.starts.arrays, *([] if self.rounds is None else [self.rounds])]
 
-    x: Tensor
-    found: tuple[Places, Tensor, Tensor] | None
+    @property
+    def guesses(self) -> list[Tensor]:
+        """Of the entries aside."""
+        places = tuple(self.aside.indices.unbind(-1))
+        return [x[places].to(torch.float64) for x in self.found]
 
 
 class _Run:
-    """One completion: a start on part of the entries, rounds on that part, the last rounds on all."""
+    """One completion: estimates from part of the entries, their weights, and the same from all."""
 
     def __init__(self, method: PatchGroups, problem: CompletionProblem) -> None:
         self.method, self.problem, self.obs = method, problem, problem.observations
-        values = self.obs.values.to(torch.float64)
-        self.offset = float(values.mean())
-        self.scale = float(values.std(correction=0)) or 1.0
-        self.history: list[StepInfo] = []
-        self.begun = monotonic()
-        self.setting = self._setting()
-
-    def _setting(self) -> _Setting:
-        rows, columns = self.obs.shape[:2]
-        spectrum = prod(self.obs.shape[2:]) >= SPECTRUM
-        side = self.method.patch or (3 if spectrum else 6)
-        sides = (min(side, rows), min(side, columns))
-        stride = min(self.method.stride or (side // 3 if side >= 6 else (side + 1) // 2), *sides)
-        near = prod(min(self.method.window + 1, n - s + 1) for n, s in zip((rows, columns), sides, strict=True))
-        return _Setting(sides, stride, min(self.method.group, near - 1), self.method.window)
+        side = method.patch or (3 if prod(self.obs.shape[2:]) >= SPECTRUM else 6)
+        stride = method.stride or (side // 3 if side >= 6 else (side + 1) // 2)
+        self.patches = PatchRounds.of(self.obs, side, stride, method.group, method.window)
+        self.small = prod(self.obs.shape) <= SMALL
+        self.record = Record(problem.control)
+        self.control = self.record.control
 
     def result(self) -> CompletionFit:
-        """The start, the rounds, and what the held-out entries say of them."""
-        obs, control = self.obs, replace(self.problem.control, progress=self._hear)
-        idle = obs.complete or self.setting.group < 2 or float(obs.values.abs().max()) == 0
-        held = None if idle else split_alike(obs, self.method.holdout, self.problem.rng)
-        if held is None:
-            start = best_start(self.method.start, obs, None, control)
-            if idle or start.stopped is not None:
-                return self._done(start.x, None, start.stopped or CONVERGED)
-            ended = self.rounds(start.x, obs, None, self.levels(), control)
-            return self._done(self._out(ended.value.x), None, ended.status)
-        known, aside = obs.take(~held), obs.take(held)
-        start = best_start(self.method.start, known, aside, control)
-        if start.stopped is not None:
-            return self._done(start.x, start.heldout, start.stopped)
-        late = (self.method.max_steps + 2) // 3
-        early = self.levels()[:-late] or self.levels()[:1]
-        first = self.rounds(start.x, known, aside, early, control, start.heldout)
-        x, status = self._out(first.value.x), first.status
-        if status not in (INTERRUPTED, TIME_LIMIT):
-            if start.heldout is not None and first.error >= start.heldout:  # patches do not help here
-                again = best_start(start.name, obs, None, control)
-                return self._done(again.x, start.heldout, again.stopped or CONVERGED)
-            second = self.rounds(x, obs, None, self.levels()[-late:], control)
-            x, status = self._out(second.value.x), second.status
-        return self._done(x, first.error, status)
+        """Tests, weights, and the same on all entries."""
+        obs, share = self.obs, self.method.holdout
+        idle = obs.complete or self.patches.group < 2 or float(obs.values.abs().max()) == 0
+        share = max(share, 0.1) if self.small and share > 0 else share
+        tests: list[_Test] = []
+        while not idle and len(tests) < (FOLDS if self.small else 1):
+            held = split_alike(obs, share, self.problem.rng)
+            if held is None or (tests and self.control.out_of_time):
+                break
+            tests.append(self.test(obs.take(~held), obs.take(held)))
+            if tests[-1].stopped is not None:
+                break
+        if not tests:
+            return self.untested(rounds=not idle)
+        stopped, last = tests[-1].stopped, tests[-1]
+        full = [test for test in tests if test.rounds is not None] or tests
+        guesses = [torch.cat(parts) for parts in zip(*(test.guesses for test in full), strict=True)]
+        truth = torch.cat([test.aside.values.to(torch.float64) for test in full])
+        weights = simplex_weights(guesses, truth)
+        off = float((blended(guesses, weights) - truth).norm())
+        heldout = off / (float(truth.norm()) or 1.0)
+        if stopped is not None:
+            return self._done(blended(full[-1].found, weights), heldout, stopped)
+        return self.whole(last, weights, _mean([test.starts.weights for test in tests]), heldout)
+
+    def test(self, known: Observations, aside: Observations) -> _Test:
+        """Everything without the entries aside; of large arrays, all rounds but the last third."""
+        starts = make_starts(self.method.start, known, aside, self.control)
+        if starts.stopped is not None:
+            return _Test(aside, starts, None, starts.stopped)
+        levels = self.levels()
+        levels = levels if self.small else levels[: -self.late] or levels[:1]
+        ended = self.patches.run(starts.blend, known, aside, levels, self.control)
+        stopped = ended.status if ended.status in (INTERRUPTED, TIME_LIMIT) else None
+        return _Test(aside, starts, self.patches.out(ended.value.x), stopped)
+
+    def whole(
+        self, test: _Test, weights: Sequence[float], start_weights: Sequence[float], heldout: float
+    ) -> CompletionFit:
+        """The estimates from all entries: anew for small arrays, otherwise the last rounds."""
+        of_rounds = weights[-1]
+        before = blended(test.found, weights)
+        starts, x, levels = test.starts, test.rounds, self.levels()[-self.late :]
+        if self.small or of_rounds < 0.5:
+            name = self.method.start if len(starts.names) > 1 else starts.names[0]
+            starts = make_starts(name, self.obs, None, self.control, start_weights)
+            if starts.stopped is not None:
+                return self._done(before, heldout, starts.stopped)
+        if self.small:
+            x, levels = starts.blend, self.levels()
+        assert x is not None
+        status = CONVERGED
+        if of_rounds > 0:
+            ended = self.patches.run(x, self.obs, None, levels, self.control)
+            x, status = self.patches.out(ended.value.x), ended.status
+            if status in (INTERRUPTED, TIME_LIMIT):
+                return self._done(before, heldout, status)
+        return self._done(blended([*starts.arrays, x], weights), heldout, status)
+
+    def untested(self, *, rounds: bool) -> CompletionFit:
+        """Where nothing is held out."""
+        starts = make_starts(self.method.start, self.obs, None, self.control)
+        if not rounds or starts.stopped is not None:
+            return self._done(starts.blend, None, starts.stopped or CONVERGED)
+        ended = self.patches.run(starts.blend, self.obs, None, self.levels(), self.control)
+        return self._done(self.patches.out(ended.value.x), None, ended.status)
+
+    @property
+    def late(self) -> int:
+        """How many rounds see all entries."""
+        return (self.method.max_steps + 2) // 3
 
     def levels(self) -> list[float]:
         """σ of each round."""
         n, (first, least) = self.method.max_steps, self.method.noise
         return [first * (least / first) ** (k / max(1, n - 1)) for k in range(n)]
 
-    def rounds(
-        self,
-        start: Tensor,
-        obs: Observations,
-        aside: Observations | None,
-        levels: list[float],
-        control: Control,
-        start_error: float | None = None,
-    ) -> Outcome[_State]:
-        """Rounds with falling σ; the error is that of the entries aside, or σ itself where there are none."""
-        seen = self._in(obs.mask())
-        known = self._in((obs.to_dense().to(torch.float64) - self.offset) / self.scale).to(torch.float32)
-        x = self._in((start.to(torch.float64) - self.offset) / self.scale).to(torch.float32)
-        size, stride, group, window = self.setting.sides, self.setting.stride, self.setting.group, self.setting.window
-
-        def step(state: _State, number: int) -> tuple[_State, float]:
-            found = state.found
-            if found is None or number % 2 == 1:
-                found = neighbours(state.x, size, stride, window, group)
-            z = regress(state.x, known, seen, found, size, levels[number - 1])
-            x = torch.where(seen, known, z)
-            error = levels[number - 1] if aside is None else relative_error(self._out(x), aside)
-            return _State(x, found), error
-
-        rules = replace(control, max_steps=len(levels), tol=0.0, target=None)
-        first = float("inf") if start_error is None else start_error
-        return iterate(step, _State(torch.where(seen, known, x), None), rules, start_error=first)
-
-    def _in(self, t: Tensor) -> Tensor:
-        return t.reshape(*t.shape[:2], -1).permute(2, 0, 1).contiguous()
-
-    def _out(self, x: Tensor) -> Tensor:
-        """Back to the user's shape and scale."""
-        return (x.permute(1, 2, 0).to(torch.float64) * self.scale + self.offset).reshape(self.obs.shape)
-
     def _done(self, x: Tensor, heldout: float | None, status: Status) -> CompletionFit:
         dense = x.to(self.obs.values.dtype)
         ended = CONVERGED if status is MAX_STEPS else status
-        return CompletionFit(None, dense, heldout, relative_error(dense, self.obs), ended, tuple(self.history))
-
-    def _hear(self, info: StepInfo) -> None:
-        self.history.append(StepInfo(len(self.history) + 1, info.error, monotonic() - self.begun))
-        if self.problem.control.progress is not None:
-            self.problem.control.progress(self.history[-1])
+        return CompletionFit(None, dense, heldout, relative_error(dense, self.obs), ended, tuple(self.record.steps))
 
 
-def regress(
-    x: Tensor, known: Tensor, seen: Tensor, found: tuple[Places, Tensor, Tensor], size: tuple[int, int], sigma: float
-) -> Tensor:
-    """Each patch by its neighbours and by what is observed of it; overlaps averaged.
-
-    Args:
-        x: (C, H, W) the estimate from which the neighbours are taken.
-        known: (C, H, W) observed values.
-        seen: (C, H, W) where they are.
-        found: patches, their neighbours (R, K) and mean square distances (R, K).
-        size: rows and columns of a patch.
-        sigma: σ.
-
-    Returns:
-        (C, H, W).
-    """
-    (refs, _), near, far = found
-    shape = (int(x.shape[1]), int(x.shape[2]))
-    every, values, marks = (_unfold(t, size) for t in (x, known, seen.to(x.dtype)))
-    n, group = every.shape[1], near.shape[1]
-    total = torch.zeros_like(every)
-    for part in torch.arange(refs.shape[0], device=x.device).split(max(1, CHUNK // (n * group))):
-        here = refs[part]
-        total[here] = _conditional(every[near[part]], values[here], marks[here], far[part], sigma)
-    count = torch.zeros_like(every[:, :1])
-    count[refs] = 1.0
-    high = F.fold(total.mT[None], shape, size)[0]
-    times = F.fold(count.expand(-1, prod(size)).mT[None], shape, size)[0]
-    return torch.where(times > 0, high / times.clamp_min(1.0), x)
-
-
-def _conditional(groups: Tensor, values: Tensor, marks: Tensor, far: Tensor, sigma: float) -> Tensor:
-    """The formula of the module: groups (R, K, n), values and marks (R, n), far (R, K), giving (R, n)."""
-    share = torch.exp(-far / (SPREAD * (far[:, :1] + sigma**2)))
-    share = share / share.sum(1, keepdim=True)
-    mean = (share[:, None] @ groups)[:, 0]
-    z = (groups - mean[:, None]) * share.sqrt()[:, :, None]
-    rest = (values - mean) * marks
-    most = int(marks.sum(1).max())
-    if 2 * most < marks.shape[1]:  # few are observed: only these columns
-        places = marks.topk(most, dim=1).indices
-        seen = z.gather(2, places[:, None].expand(-1, z.shape[1], -1)) * marks.gather(1, places)[:, None]
-        rest = rest.gather(1, places)
-    else:
-        seen = z * marks[:, None]
-    gram = seen @ seen.mT
-    gram.diagonal(dim1=1, dim2=2).add_(sigma**2)
-    factor = torch.linalg.cholesky_ex(gram)[0]
-    shares = torch.cholesky_solve(seen @ rest[..., None], factor)
-    return mean + (shares.mT @ z)[:, 0]
-
-
-def _unfold(t: Tensor, size: tuple[int, int]) -> Tensor:
-    """(C, H, W) to its patches, (positions, C · p · q)."""
-    return F.unfold(t[None], size)[0].mT.contiguous()
+def _mean(rows: Sequence[Sequence[float]]) -> list[float]:
+    return [sum(column) / len(rows) for column in zip(*rows, strict=True)]

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from tnkit.arrays import check_dense_size
 from tnkit.completion.observations import Observations
+from tnkit.errors import OptionError
 from tnkit.formats import Format
 from tnkit.formats.indexing import normalize_indices
 from tnkit.solvers import Status, StepInfo
@@ -46,6 +47,8 @@ class Completion:
         elapsed_s: seconds in all.
         history: the steps; `error` is the held-out error where there is one.
         back: turns a tensor into the caller's kind of array.
+        spread: standard deviations at (M, d) indices, where the method knows them; see `std`.
+        function: values at (M, d) indices, where there is neither a format nor a dense array.
     """
 
     observations: Observations
@@ -59,6 +62,8 @@ class Completion:
     elapsed_s: float
     history: tuple[StepInfo, ...]
     back: Callable[[Tensor], Any]
+    spread: Callable[[Tensor], Tensor] | None = None
+    function: Callable[[Tensor], Tensor] | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -77,7 +82,10 @@ class Completion:
         obs = self.observations
         check_dense_size(obs.shape, obs.values.dtype, obs.values.device, what="The completed array")
         model = self.dense if self.tensor is None else self.tensor.to_dense()
-        assert model is not None
+        if model is None:
+            assert self.function is not None
+            every = torch.cartesian_prod(*(torch.arange(n, device=obs.values.device) for n in obs.shape))
+            model = self.function(every.reshape(-1, obs.ndim)).reshape(obs.shape)
         return self.back(obs.fill(_fitting(model, obs.values.dtype)))
 
     def predict(self, indices: Any) -> Any:
@@ -95,9 +103,31 @@ class Completion:
         if self.tensor is not None:
             values = self.tensor.at(indices)
         else:
-            assert self.dense is not None
-            values = self.dense[tuple(normalize_indices(indices, self.shape, self.dense.device).unbind(-1))]
+            at = normalize_indices(indices, self.shape, self.observations.values.device)
+            if self.function is not None:
+                values = self.function(at)
+            else:
+                assert self.dense is not None
+                values = self.dense[tuple(at.unbind(-1))]
         return self.back(_fitting(values, self.observations.values.dtype))
+
+    def std(self, indices: Any) -> Any:
+        """Standard deviations of what `predict` gives, where the method has them; the noise of the data is not in them.
+
+        Args:
+            indices: (N, d) whole numbers; negative ones count from the end.
+
+        Returns:
+            (N,) in the caller's kind and dtype.
+
+        Raises:
+            OptionError: a method without, or indices out of range.
+            ShapeError: indices that do not fit.
+        """
+        if self.spread is None:
+            raise OptionError(f'method "{self.method}" gives no standard deviations. Use method="funbat".')
+        values = self.observations.values
+        return self.back(self.spread(normalize_indices(indices, self.shape, values.device)).to(values.real))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""

@@ -6,7 +6,11 @@ entries may spoil without moving it far. An entry counts with Tukey's weight
     w_e = (1 − (r_e / (c s))²)²  where |r_e| < c s, otherwise 0,
 
 and the network is fitted again. The first fit sees the entries with outliers drawn in to the edge of the bulk (median
-± c s of the values, winsorised), so that no single one dominates it; ranks are chosen anew in every round.
+± c s of the values, winsorised), so that no single one dominates it; ranks are chosen anew until two rounds agree.
+
+Where low rank does not describe the bulk, leaving out what does not fit would feed on itself. So some entries are kept
+from all rounds, and the round counts whose errors there, cut off at c s of the first, are the smallest; and the status
+says so where the bulk is not explained, since gross errors cannot be told from structure then.
 
 References: Beaton, Tukey 1974, doi:10.1080/00401706.1974.10489171 (the weights); Holland, Welsch 1977,
 doi:10.1080/03610927708827533 (iteratively reweighted least squares).
@@ -23,9 +27,11 @@ from torch import Tensor
 
 from tnkit.completion.als import CompletionALS
 from tnkit.completion.base import CompletionFit, CompletionMethod, CompletionProblem, register
+from tnkit.completion.holdout import split
 from tnkit.completion.observations import Observations
 from tnkit.errors import OptionError
-from tnkit.solvers import INTERRUPTED, TIME_LIMIT
+from tnkit.formats import Layout
+from tnkit.solvers import INTERRUPTED, TIME_LIMIT, Record, Status
 
 __all__ = ["RobustALS", "robust_scale", "tukey_weights"]
 
@@ -35,6 +41,16 @@ NORMAL = 1.4826
 FLOOR = 1e-6
 #: Rounds end when no weight changes by more than this.
 SETTLED = 0.05
+#: Share of the entries that are kept from all rounds.
+ASIDE = 0.05
+#: What the fit leaves of the bulk, relative to its spread, from which on nothing can be told.
+UNCLEAR = 0.5
+NOT_TOLD_APART = Status(
+    "not_told_apart",
+    False,
+    "low rank explains little of the bulk of the values, so gross errors cannot be told from structure; for pictures "
+    'use method="robust_tubal", or method="auto" if there are no gross errors',
+)
 
 
 @register
@@ -81,22 +97,38 @@ class RobustALS(CompletionMethod):
 
     def fit(self, problem: CompletionProblem) -> CompletionFit:
         """See the class."""
-        layout, obs = problem.layout, problem.observations
+        layout, record = problem.layout, Record(problem.control)
         assert layout is not None
+        problem = replace(problem, control=record.control)
+        held = split(problem.observations, ASIDE, problem.rng)
+        obs = problem.observations if held is None else problem.observations.take(~held)
+        test = obs if held is None else problem.observations.take(held)
         floor = FLOOR * _bulk(obs.values)
         fit = self.inner.fit(replace(problem, observations=_winsorised(obs, self.cutoff)))
-        weights = torch.ones_like(obs.values.real)
-        for _ in range(self.rounds):
-            if fit.tensors is None or fit.status in (INTERRUPTED, TIME_LIMIT):
-                return fit
-            residual = (obs.values - layout.build(fit.tensors).at(obs.indices)).abs()
-            n_params = layout.n_params(layout.ranks_of(fit.tensors))
-            before, weights = weights, tukey_weights(residual, self.cutoff, n_params, floor)
+        before_ranks: tuple[int, ...] | None = None
+        weights, best, least, edge, misses = torch.ones_like(obs.values.real), fit, float("inf"), 0.0, 0
+        for number in range(self.rounds + 1):
+            assert fit.tensors is not None
+            ranks, missed = layout.ranks_of(fit.tensors), _missed(layout, fit, test)
+            edge = edge or self.cutoff * max(robust_scale(missed), floor)
+            loss = float(missed.clamp_max(edge).square().mean())
+            best, least, misses = (fit, loss, 0) if loss <= least else (best, least, misses + 1)
+            if number == self.rounds or misses > 1 or fit.status in (INTERRUPTED, TIME_LIMIT):
+                break
+            before, weights = (
+                weights,
+                tukey_weights(_missed(layout, fit, obs), self.cutoff, layout.n_params(ranks), floor),
+            )
             if float((weights - before).abs().max()) <= SETTLED:
                 break
-            again = self.inner.fit(replace(problem, observations=_weighted(obs, weights)))
-            fit = replace(again, history=fit.history + again.history)
-        return fit
+            asked = ranks if ranks == before_ranks else problem.ranks
+            before_ranks = ranks
+            fit = self.inner.fit(replace(problem, observations=_weighted(obs, weights), ranks=asked))
+        away = (test.values - _centre(test.values)).abs()
+        spread = robust_scale(away) or float(away.square().mean().sqrt())
+        unclear = robust_scale(_missed(layout, best, test)) > max(UNCLEAR * spread, floor)
+        status = fit.status if fit.status in (INTERRUPTED, TIME_LIMIT) else NOT_TOLD_APART if unclear else best.status
+        return replace(best, status=status, history=tuple(record.steps))
 
 
 def robust_scale(residual: Tensor, n_params: int = 0) -> float:
@@ -143,10 +175,20 @@ def _bulk(values: Tensor) -> float:
     return middle if middle > 0 else float(size.max())
 
 
+def _centre(values: Tensor) -> Tensor:
+    """The median; of complex values that of either part."""
+    return torch.complex(values.real.median(), values.imag.median()) if values.is_complex() else values.median()
+
+
+def _missed(layout: Layout, fit: CompletionFit, obs: Observations) -> Tensor:
+    """Sizes of what a fit leaves of some entries."""
+    assert fit.tensors is not None
+    return (obs.values - layout.build(fit.tensors).at(obs.indices)).abs()
+
+
 def _winsorised(obs: Observations, cutoff: float) -> Observations:
     """Values drawn in to the edge of their bulk."""
-    values = obs.values
-    centre = torch.complex(values.real.median(), values.imag.median()) if values.is_complex() else values.median()
+    values, centre = obs.values, _centre(obs.values)
     away = values - centre
     most = cutoff * robust_scale(away.abs())
     if most == 0:

@@ -151,7 +151,7 @@ def whole_gram(net: Entrywise, node: int, nodes: Sequence[Tensor]) -> Tensor:
     gram = gram.permute([*range(b), *(b + k for k in order), *(b + f + k for k in order)])
     lead = gram.shape[:b]
     ones = [n if label in plain else 1 for label, n in zip(rest, shape, strict=True)]
-    gram = gram.reshape(*lead, *ones, *ones).expand(*lead, *shape, *shape)
+    gram = gram.reshape((*lead, *ones, *ones)).expand((*lead, *shape, *shape))
     if not b:
         return gram.reshape(1, size, size)
     opened = net.opened(node)

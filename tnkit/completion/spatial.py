@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tnkit.completion.observations import Observations
+from tnkit.solvers import NO_LIMIT, Control
 
 __all__ = ["pyramid", "relative_error", "thin_plate"]
 
@@ -54,12 +55,15 @@ def pyramid(x: Tensor, seen: Tensor) -> Tensor:
     return torch.where(seen, x, up)
 
 
-def thin_plate(x: Tensor, seen: Tensor, *, tol: float = 1e-4, max_steps: int = 400) -> Tensor:
+def thin_plate(
+    x: Tensor, seen: Tensor, control: Control = NO_LIMIT, *, tol: float = 1e-4, max_steps: int = 400
+) -> Tensor:
     """The surface of least bending: min Σ (Δu)² over the missing entries, by conjugate gradients from the pyramid.
 
     Args:
         x: (C, H, W) floating point.
         seen: (C, H, W) bool.
+        control: its deadline ends it.
         tol: relative residual at which it ends.
         max_steps: at the most.
 
@@ -80,7 +84,7 @@ def thin_plate(x: Tensor, seen: Tensor, *, tol: float = 1e-4, max_steps: int = 4
     p, rr = r, r.square().sum((1, 2), keepdim=True)
     enough = tol**2 * rr.clamp_min(torch.finfo(x.dtype).tiny)
     for _ in range(max_steps):
-        if bool((rr <= enough).all()):
+        if control.out_of_time or bool((rr <= enough).all()):
             break
         ap = free * _laplace(_laplace(p))
         alpha = rr / (p * ap).sum((1, 2), keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)

@@ -15,19 +15,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from time import monotonic
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from tnkit.completion.base import CompletionFit, CompletionMethod, CompletionProblem, register
+from tnkit.completion.convex import checked
 from tnkit.completion.holdout_alike import split_alike
 from tnkit.completion.observations import Observations
 from tnkit.completion.slices import dct, shrink_slices
-from tnkit.errors import DTypeError, OptionError, ShapeError
+from tnkit.errors import OptionError
 from tnkit.linalg.fourier import fft, ifft
-from tnkit.solvers import INTERRUPTED, TIME_LIMIT, Outcome, StepInfo, iterate
+from tnkit.solvers import INTERRUPTED, TIME_LIMIT, Outcome, Record, iterate
 
 __all__ = ["TCTV"]
 
@@ -84,23 +84,12 @@ class TCTV(CompletionMethod):
             DTypeError: complex values.
             ShapeError: fewer than 2 or more than 4 modes.
         """
-        obs = problem.observations
-        if obs.values.is_complex():
-            raise DTypeError('method "tctv" takes real arrays; complete real and imaginary part apart, or use "als".')
-        if not 2 <= obs.ndim <= 4:
-            raise ShapeError(f'method "tctv" takes arrays of 2 to 4 modes; this one has shape {obs.shape}. Use "als".')
+        obs = checked(problem.observations, self.name, most=4)
         scale = float(obs.values.abs().max()) or 1.0
         held = split_alike(obs, self.holdout, problem.rng)
         known = obs if held is None else obs.take(~held)
-        history: list[StepInfo] = []
-        begun = monotonic()
-
-        def hear(info: StepInfo) -> None:
-            history.append(StepInfo(len(history) + 1, info.error, monotonic() - begun))
-            if problem.control.progress is not None:
-                problem.control.progress(history[-1])
-
-        control = replace(problem.control, max_steps=self.max_steps, tol=0.0, target=self.tol, progress=hear)
+        record = Record(problem.control)
+        control = replace(record.control, max_steps=self.max_steps, tol=0.0, target=self.tol)
         first = _Problem.of(known, scale, self.factor)
         outcome: Outcome[_State] = iterate(first.step, first.start(), control)
         heldout = None
@@ -113,7 +102,7 @@ class TCTV(CompletionMethod):
         dense = (outcome.value.x * scale).to(obs.values.dtype)
         train = _relative(outcome.value.x, obs, scale)
         status = outcome.status
-        return CompletionFit(None, dense, heldout, train, status, tuple(history))
+        return CompletionFit(None, dense, heldout, train, status, tuple(record.steps))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

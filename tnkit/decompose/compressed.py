@@ -16,10 +16,11 @@ from torch import Tensor
 from tnkit.decompose.base import Problem
 from tnkit.decompose.descent import Trial, ended
 from tnkit.formats import Layout
-from tnkit.linalg import energy, split
+from tnkit.linalg import energy, sketched_range, split
+from tnkit.linalg.products import project
 from tnkit.solvers import Control
 
-__all__ = ["Compressed", "compress_for_error", "compress_for_ranks", "fit_compressed"]
+__all__ = ["Compressed", "compress_for_error", "compress_for_ranks", "fit_compressed", "smaller"]
 
 #: Arrays of more entries are compressed, if that makes them so many times smaller.
 LARGE, SMALLER = 2**17, 6
@@ -31,7 +32,7 @@ POLISH = 10.0
 
 #: How many of the steps, at the most, and which share of them is kept for the array. The first of them gains what the
 #: bases miss; from then on a step gains no more than one on the core, and costs much more.
-POLISH_STEPS, POLISH_SHARE = 2, 5
+POLISH_STEPS, POLISH_SHARE = 1, 5
 
 Solve: TypeAlias = "Callable[[Problem, Sequence[Tensor] | None, Control], Trial]"
 
@@ -85,10 +86,10 @@ def compress_for_ranks(problem: Problem, ranks: Sequence[int]) -> Compressed | N
     return _compressed(problem, sizes, None)
 
 
-def compress_for_error(problem: Problem, goal: float) -> Compressed | None:
-    """Bases that miss a small share of a relative error; None if that is no gain."""
+def compress_for_error(problem: Problem, goal: float, *, least: int = LARGE) -> Compressed | None:
+    """Bases that miss a small share of a relative error; None if that is no gain, or the array has `least` or less."""
     sizes = _basis_sizes(problem.layout, problem.layout.caps)
-    if sizes is None or problem.x.numel() <= LARGE:
+    if sizes is None or problem.x.numel() <= least:
         return None
     found = _compressed(problem, problem.x.shape, (SHARE * goal * problem.norm) ** 2)
     return found if found.problem.x.numel() * 2 <= problem.x.numel() else None
@@ -101,15 +102,22 @@ def _compressed(problem: Problem, sizes: Sequence[int], allowed: float | None) -
     order = sorted(range(core.ndim), key=lambda k: -core.shape[k])
     for k in order:
         unfolded = core.movedim(k, 0).reshape(core.shape[k], -1)
-        tail2 = None if allowed is None else allowed / core.ndim
-        part = split(unfolded, max_rank=min(sizes[k], *unfolded.shape), tail2=tail2, norm2=kept2, rng=problem.rng)
-        bases[k] = part.basis
+        size = min(sizes[k], *unfolded.shape)
+        seen = sketched_range(unfolded, size, kept2, problem.rng) if allowed is None else None
+        if seen is not None:  # a few directions more than are needed: which ones exactly does not matter
+            bases[k] = torch.linalg.qr(seen.weighted).Q
+            flat = project(bases[k], unfolded)
+            kept2 = energy(flat)
+        else:
+            tail2 = None if allowed is None else allowed / core.ndim
+            part = split(unfolded, max_rank=size, tail2=tail2, norm2=kept2, rng=problem.rng)
+            bases[k], flat = part.basis, part.rest
+            kept2 = max(kept2 - part.discarded2, 0.0)
         rest = [n for j, n in enumerate(core.shape) if j != k]
-        core = part.rest.reshape(-1, *rest).movedim(0, k)
-        kept2 = max(kept2 - part.discarded2, 0.0)
+        core = flat.reshape(-1, *rest).movedim(0, k)
     core = core.contiguous()
     norm = sqrt(energy(core))
-    small = replace(problem, x=core, norm=norm, layout=_smaller(problem.layout, core.shape))
+    small = replace(problem, x=core, norm=norm, layout=smaller(problem.layout, core.shape))
     lost2 = max(0.0, problem.norm**2 - norm**2)
     return Compressed(small, problem.layout, tuple(bases[k] for k in range(core.ndim)), lost2, problem.norm)
 
@@ -159,7 +167,8 @@ def _basis_sizes(layout: Layout, ranks: Sequence[int]) -> tuple[int, ...] | None
     return tuple(found)
 
 
-def _smaller(layout: Layout, shape: Sequence[int]) -> Layout:
+def smaller(layout: Layout, shape: Sequence[int]) -> Layout:
+    """The layout with other sizes of its modes."""
     sizes = {**layout.sizes, **dict(zip(layout.topology.output, shape, strict=True))}
     return replace(layout, shape=tuple(shape), sizes=sizes, tensorization=None)
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from tnkit.decompose.gauss_newton import Linearised, NewtonState, newton_start, newton_step
+from tnkit.decompose.race import SideBySide, race
 from tnkit.decompose.sweep import is_sure
 from tnkit.solvers import (
     CONVERGED,
@@ -220,7 +221,7 @@ def descend_from(
 
     A small problem goes through each start to its end, until one is exact, reaches the target, or `agree` of them end
     at the same best error. In a large one each start gets `first_steps`, and the best of them goes on; the second best
-    as well, where that is little work.
+    as well, where that is little work. Where the problem sweeps fits side by side, they race instead.
 
     Args:
         problem: the array and the network.
@@ -236,6 +237,8 @@ def descend_from(
     pool[0] = lambda: first
     parameters = sum(t.numel() for t in first.tensors)
     small = parameters <= newton and problem.x.numel() <= 2**21
+    if len(pool) > 1 and isinstance(problem, SideBySide) and parameters > newton:
+        return _raced(problem, [_made(start).tensors for start in pool], control, ridge)
     if len(pool) > 1 and not small:
         heats: list[Trial] = []
         for start in pool:
@@ -268,3 +271,16 @@ def descend_from(
         if sum(t.error <= best.error * (1 + 1e-4) for t in done) >= agree:
             return best
     return best
+
+
+def _raced(problem: Sweeps, starts: Sequence[Sequence[Tensor]], control: Control, ridge: float) -> Trial:
+    """The winner of a race of all starts."""
+    assert isinstance(problem, SideBySide)
+    floor = rounding_error(problem.x.dtype)
+    goal = floor if control.target is None else max(control.target, floor)
+    out = race(problem, starts, replace(control, target=goal), ridge=ridge)
+    tensors, error = out.tensors[0], out.errors[0]
+    if not (isfinite(error) and is_sure(error, problem.x.dtype)):
+        error = problem.error(tensors)
+    status = CONVERGED if out.status is REACHED and control.target is None else out.status
+    return Trial(tensors, error, status, out.history)

@@ -34,6 +34,7 @@ from tnkit.solvers import CONVERGED, DIRECT, REACHED, Control, Outcome, StepInfo
 __all__ = ["HOOI", "CoreSweeps", "reduce_core"]
 
 _LARGE = 2**20  # entries from which the sweeps run in compressed coordinates
+_CHEAP = 2**17  # entries up to which sweeps cost so little that no first one has to show their worth
 _PROMISE = 0.2  # share of the allowed gap that a first sweep must gain for more of them
 _REDUCTIONS = 12  # smaller core shapes that are tried
 _QUICK = 4  # sweeps at each core shape where the choice of the method was automatic
@@ -107,7 +108,7 @@ def _at_ranks(problem: Problem, control: Control, gap: float) -> tuple[Compresse
     start = as_compressed(done)
     if start.lost2 <= (1 + gap) ** 2 * done.least2:
         return start, Outcome(start, sqrt(start.lost2) / problem.norm, (), CONVERGED), done.certain
-    if gap > 0 and problem.x.numel() > _LARGE:
+    if gap > 0 and problem.x.numel() > _CHEAP:
         first, outcome = CoreSweeps(problem.x, problem.norm**2, replace(control, max_steps=1, tol=0.0)).improve(start)
         if first.lost2 > (1 - _PROMISE * gap) ** 2 * start.lost2:
             return first, replace(outcome, status=CONVERGED), first is start and done.certain

@@ -21,7 +21,7 @@ from tnkit.linalg import energy
 __all__ = ["relative_error"]
 
 #: Entries of the dense array that are compared at a time.
-BLOCK_ENTRIES = 2**22
+BLOCK_ENTRIES = 2**20
 
 
 def relative_error(x: Tensor, approximation: Format, *, norm: float | None = None) -> float:

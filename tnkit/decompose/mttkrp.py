@@ -21,8 +21,8 @@ from tnkit.linalg.products import energy, padded_rows, wide_dtype
 
 __all__ = ["CPLeastSquares", "balanced", "normalised"]
 
-#: Partial products may hold so many times the entries of the array.
-ROOM = 2
+#: Partial products may hold so many times the entries of the array, or so many entries.
+ROOM, FREE = 2, 2**20
 
 
 class CPLeastSquares:
@@ -58,30 +58,38 @@ class CPLeastSquares:
         self, tensors: Sequence[Tensor], ridge: float = 0.0, *, regauge: bool = True
     ) -> tuple[tuple[Tensor, ...], float]:
         """Update every factor once; always balanced; see `LeastSquares.sweep`. Cost: about 4 r entries(x)."""
-        weights, *given = tensors
+        moved, errors = self.sweep_all([t[None] for t in tensors], ridge)
+        return tuple(t[0] for t in moved), errors[0]
+
+    def sweep_all(self, stacked: Sequence[Tensor], ridge: float = 0.0) -> tuple[tuple[Tensor, ...], list[float]]:
+        """A sweep of several fits side by side: (s, r) and (s, n_k, r); the array is read as often as for one."""
+        weights, *given = stacked
+        count, rank = weights.shape
         rows = [f.mT.contiguous() for f in given]
-        rows[0] = rows[0] * weights[:, None]
+        rows[0] = rows[0] * weights[:, :, None]
         grams = [self._gram(row) for row in rows]
-        share, last = 1.0, len(rows) - 1
+        shares, last = [1.0] * count, len(rows) - 1
+        flat = [row.reshape(count * rank, -1) for row in rows]
 
         def update(k: int, side: Tensor) -> None:
-            nonlocal share
             gram = _product([g for j, g in enumerate(grams) if j != k], torch.ones_like(grams[k]))
-            right = side.to(self.wide)
-            pull = max(ridge, 8 * torch.finfo(self.x.dtype).eps) * gram.diagonal().real.mean()
-            new = solve_gram(gram, right + pull * rows[k].to(self.wide), pull)
+            right = side.to(self.wide).reshape(count, rank, -1)
+            pull = max(ridge, 8 * torch.finfo(self.x.dtype).eps) * gram.diagonal(dim1=1, dim2=2).real.mean(1)
+            old = flat[k].reshape(count, rank, -1).to(self.wide)
+            new = solve_gram(gram, right + pull[:, None, None] * old, pull)
             if k == last:  # ‖x − x̂‖² from inner products that are there already
-                inner = 2 * torch.vdot(right.flatten(), new.flatten()).real
-                inner -= torch.vdot(new.flatten(), (gram @ new).flatten()).real
-                share = 1.0 - float(inner) / self.norm**2
+                inner = (new.conj() * (2 * right - gram @ new)).real.sum((1, 2))
+                shares[:] = (1.0 - inner / self.norm**2).tolist()
             rows[k] = new.to(self.x.dtype)
+            flat[k] = rows[k].reshape(count * rank, -1)
             grams[k] = self._gram(rows[k])
 
-        self._sides(rows, update)
-        balanced_ = balanced([row.mT for row in rows])
-        if share > SAFE_SHARE[self.x.dtype]:
-            return balanced_, sqrt(share)
-        return balanced_, self.error(balanced_)
+        self._sides(flat, update)
+        moved = balanced([row.mT for row in rows])
+        safe = SAFE_SHARE[self.x.dtype]
+        return moved, [
+            sqrt(share) if share > safe else self.error([t[i] for t in moved]) for i, share in enumerate(shares)
+        ]
 
     def _gram(self, row: Tensor) -> Tensor:
         wide = row.to(self.wide)
@@ -146,7 +154,7 @@ class CPLeastSquares:
         matrix = self.x.reshape(prod(self.x.shape[:cut]), -1)
         for mine, data in ((range(cut), matrix), (range(cut, d), matrix.mT)):
             others = [k for k in range(d) if k not in mine]
-            if r * data.shape[0] <= ROOM * self.x.numel() + 4096 or len(mine) == 1:
+            if r * data.shape[0] <= max(ROOM * self.x.numel(), FREE) or len(mine) == 1:
                 terms = [padded_rows(rows[k].conj().resolve_conj(), data) for k in others]
                 size = terms[0].shape[0], data.shape[1]
                 product = _khatri_rao(terms, None if len(terms) == 1 else self.space.take("product", size, terms[0]))
@@ -217,14 +225,14 @@ def _factors(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 
 def balanced(factors: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Weights of one, and factors whose r-th columns have equal norms, for the same tensor."""
+    """Weights of one, and factors (…, n_k, r) whose r-th columns have equal norms, for the same tensor."""
     weights, *units = normalised(factors)
-    share = weights ** (1.0 / len(units))
-    return (torch.ones_like(units[0][0]), *(u * share for u in units))
+    share = (weights ** (1.0 / len(units)))[..., None, :]
+    return (torch.ones_like(units[0][..., 0, :]), *(u * share for u in units))
 
 
 def normalised(factors: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """The norms of the terms (r,), and factors with columns of norm one, for the same tensor."""
-    norms = [torch.linalg.vector_norm(f, dim=0) for f in factors]
+    """The norms of the terms (…, r), and factors (…, n_k, r) with columns of norm one, for the same tensor."""
+    norms = [torch.linalg.vector_norm(f, dim=-2, keepdim=True) for f in factors]
     units = [f / torch.where(n > 0, n, torch.ones_like(n)) for f, n in zip(factors, norms, strict=True)]
-    return (torch.stack(norms).prod(0).to(factors[0].dtype), *units)
+    return (torch.stack(norms).prod(0)[..., 0, :].to(factors[0].dtype), *units)

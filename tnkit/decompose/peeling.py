@@ -15,14 +15,19 @@ from math import prod
 import torch
 from torch import Tensor
 
-from tnkit.linalg import apply_rows, energy, oversampling, residual_energy, split
+from tnkit.linalg import apply_rows, energy, oversampling, residual_energy, sketch_suffices, split
 
 __all__ = ["Block", "Projected", "contract_train", "flip", "inner_train", "plain_train", "project_rows", "thick_block"]
 
-_GRAM = 120.0  # flops in which the time of a Gram product exceeds its count, for each entry
-_SKETCH = 100.0  # the same for a sketch, its certificate and its check
-_LATER = 400.0  # flops that each number that is left will cost, to write it first of all
-_TURN = 200.0  # flops in the time in which one number is moved, where what is left has to be turned round
+# What steps cost, in flops of a large matrix product for each number that is read or written; measured.
+_READ = 50.0  # a sketch: one read with random signs
+_PRODUCT, _PER_ROW = 30.0, 1.65  # a product with few rows, and more for each of them
+_CHECK = 60.0  # of a sketched basis: one read, and the products of what is left
+_GRAM, _PER_COLUMN = 60.0, 1.8  # a Gram product; from 192 columns on half of it is left out
+_LATER = 1000.0  # whatever comes after it, for each number that is left
+_FRESH, _KEPT = 250.0, 2**22  # more, where so many numbers are left that their memory comes fresh from the system
+_TURN = 200.0  # where what is left has to be turned round
+_LAUNCH = 1e8  # of the small steps of a sketch, in all
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +92,7 @@ def thick_block(shape: Sequence[int], ranks: Sequence[int], *, plain_only: bool 
                 break
             if rank < columns and (plain or not plain_only):
                 cost = _cost(entries, columns, rank) + (0.0 if plain else 2.0 * entries * rank)
-                cost += 0.0 if right else _TURN * entries * rank / columns
+                cost += 0.0 if right else _left(_TURN, 2 * _FRESH, entries * rank / columns)
                 if best is None or cost < best[0]:
                     best = (cost, Block(count, right), not plain)
             plain = plain and rank == columns
@@ -95,13 +100,24 @@ def thick_block(shape: Sequence[int], ranks: Sequence[int], *, plain_only: bool 
 
 
 def _cost(entries: float, columns: int, rank: int) -> float:
-    """Flops of a split and of what comes after it, where a power step is not needed."""
-    exact = (_GRAM + (2.0 if columns < 192 else 1.5) * columns) * entries + 30.0 * columns**3 + 2.0 * entries * rank
-    wide = rank + oversampling(rank)
-    if columns >= 48 and wide <= 0.7 * columns:
-        sketched = (_SKETCH + 3.0 * wide + 8.0 * wide**2 / columns) * entries + 30.0 * min(columns, 400) ** 3
-        exact = min(exact, sketched)
-    return exact + _LATER * entries * rank / columns
+    """Flops, or what takes as long, of a first block and of all that comes after it."""
+    wide, rows = rank + oversampling(rank), entries / columns
+    costs = [(_GRAM + min(_PER_COLUMN * columns, 150 + columns) + _PRODUCT + _PER_ROW * rank) * entries]
+    costs[0] += 30.0 * columns**3
+    buckets = min(128.0 * rank, rows / 6)
+    poor = buckets < 64 * rank
+    found = columns * buckets * (2.0 * columns if columns <= 384 else (6.0 if poor else 14.0) * wide) + _LAUNCH
+    if sketch_suffices(rows, columns, rank):  # one projection, straight on the basis that the sketch shows
+        costs.append((_READ + _PRODUCT + _PER_ROW * rank + _CHECK) * entries + found)
+    if columns >= 48 and wide <= 0.7 * columns:  # a wider one is cut down; a poor sketch takes a power step
+        passes = (3 if poor else 1) * (_PRODUCT + _PER_ROW * wide) + 2.0 * wide**2 / columns
+        costs.append(1.35 * ((_READ + passes + _CHECK) * entries + found))
+    return min(costs) + _left(_LATER, _FRESH, entries * rank / columns)
+
+
+def _left(each: float, fresh: float, left: float) -> float:
+    """Of what is left: each number, and more where the memory is fresh."""
+    return (each + (fresh if left > _KEPT else 0.0)) * left
 
 
 def inner_train(rows: Tensor, ranks: Sequence[int]) -> list[Tensor]:

@@ -20,7 +20,7 @@ from tnkit.linalg.split_svd import safe_svd
 from tnkit.network import Topology
 from tnkit.rng import normal
 
-__all__ = ["grown", "resized", "shrunk"]
+__all__ = ["grown", "resized", "shorter_bond", "shrunk"]
 
 
 def resized(
@@ -62,7 +62,7 @@ def shrunk(topology: Topology, tensors: Sequence[Tensor], ranks: Mapping[str, in
             continue
         if len(holders) == 2 and len(known) == 2:
             a, b = holders
-            nodes[a], nodes[b] = _shorter_bond(nodes[a], axes[0], nodes[b], axes[1], rank)
+            nodes[a], nodes[b] = shorter_bond(nodes[a], axes[0], nodes[b], axes[1], rank)
             continue
         weight: Tensor | None = None
         for k, axis in zip(holders, axes, strict=True):
@@ -78,7 +78,8 @@ def shrunk(topology: Topology, tensors: Sequence[Tensor], ranks: Mapping[str, in
     return tuple(nodes[k] for k in topology.parameters)
 
 
-def _shorter_bond(a: Tensor, axis_a: int, b: Tensor, axis_b: int, rank: int) -> tuple[Tensor, Tensor]:
+def shorter_bond(a: Tensor, axis_a: int, b: Tensor, axis_b: int, rank: int) -> tuple[Tensor, Tensor]:
+    """Two nodes with their bond in its singular basis, at most `rank` of it, shared evenly."""
     left, right = a.movedim(axis_a, -1), b.movedim(axis_b, 0)
     q, r = torch.linalg.qr(left.reshape(-1, left.shape[-1]))
     p, s = torch.linalg.qr(right.reshape(right.shape[0], -1).mH)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -20,12 +21,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tnkit.errors import DataError, FileFormatError, MissingExtraError
+from tnkit.errors import DataError, FileFormatError, MissingExtraError, TnkitError
+from tnkit.formats import Budget
+from tnkit.nn import ModelReport, compress_files
 from tnkit.nn.io import hollow_
+from tnkit.nn.scope import Rules
 from tnkit.nn.structure import QUANT_METHOD, mark_
 from tnkit.nn.versions import VERSION, upgraded
 
-__all__ = ["LocalModel", "load_folder", "register", "write_folder"]
+__all__ = ["LocalModel", "compress_folder", "load_folder", "register", "write_folder"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,6 +78,16 @@ def load_folder(folder: str | PathLike[str]) -> LocalModel:
         FileFormatError: no such folder, or no model of transformers in it.
         MissingExtraError: transformers is not installed.
     """
+    place, transformers = _model_folder(folder)
+    with _quiet(transformers, folder):
+        config = transformers.AutoConfig.from_pretrained(place, local_files_only=True)
+        options = {"local_files_only": True, "use_safetensors": True, "dtype": torch.float32}
+        model = _model_class(transformers, config).from_pretrained(place, config=config, **options).eval()
+        return LocalModel(model, _tokenizer(transformers, place))
+
+
+def _model_folder(folder: str | PathLike[str]) -> tuple[Path, Any]:
+    """The folder, and transformers."""
     place = Path(folder)
     if not place.is_dir():
         raise FileFormatError(f"{folder}: no such folder. Give the folder that holds config.json.")
@@ -90,25 +104,82 @@ def load_folder(folder: str | PathLike[str]) -> LocalModel:
             "Reading a model folder needs transformers. Install it with: pip install 'tnkit[hf]'"
         ) from None
     register()
+    return place, transformers
+
+
+@contextmanager
+def _quiet(transformers: Any, folder: str | PathLike[str]) -> Iterator[None]:
+    """Without progress bars, and with errors as ours."""
     logging: Any = transformers.utils.logging
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        config = transformers.AutoConfig.from_pretrained(place, local_files_only=True)
-        names = getattr(config, "architectures", None) or []
-        known = [getattr(transformers, name) for name in names if hasattr(transformers, name)]
-        kind = known[0] if known else transformers.AutoModel
-        options = {"local_files_only": True, "use_safetensors": True, "dtype": torch.float32}
-        model = kind.from_pretrained(place, config=config, **options).eval()
-        tokens = any((place / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"))
-        tokenizer = transformers.AutoTokenizer.from_pretrained(place, local_files_only=True) if tokens else None
+        yield
     except (OSError, ValueError, KeyError, RuntimeError) as error:
+        if isinstance(error, TnkitError):
+            raise
         first = str(error).strip().partition("\n")[0]
         raise FileFormatError(f"{folder}: cannot be read as a model of transformers ({first}).") from error
     finally:
         if bars:
             logging.enable_progress_bar()
-    return LocalModel(model, tokenizer)
+
+
+def _model_class(transformers: Any, config: Any) -> Any:
+    names = getattr(config, "architectures", None) or []
+    known = [getattr(transformers, name) for name in names if hasattr(transformers, name)]
+    return known[0] if known else transformers.AutoModel
+
+
+def _tokenizer(transformers: Any, place: Path) -> Any:
+    tokens = any((place / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"))
+    return transformers.AutoTokenizer.from_pretrained(place, local_files_only=True) if tokens else None
+
+
+def compress_folder(
+    folder: str | PathLike[str],
+    out: str | PathLike[str],
+    target: Budget | int | float | None,
+    texts: Sequence[str] | None = None,
+    rules: Rules | None = None,
+    **options: Any,
+) -> ModelReport:
+    """Compress a model of transformers from folder to folder, a layer at a time; it is never in memory as a whole.
+
+    Args:
+        folder: with config.json and *.safetensors.
+        out: a folder that is not there yet; `from_pretrained` reads it after `import tnkit.interop.transformers`.
+        target: params, bytes or max_error.
+        texts: to calibrate on, by the folder's tokenizer; None fits the weights alone.
+        rules: as in `tk.nn.compress`.
+        options: of `tk.nn.compress_files`, such as max_shard_bytes.
+
+    Raises:
+        FileFormatError: no such folder, no model of transformers in it, or an `out` that is there.
+        MissingExtraError: transformers is not installed.
+        DataError: texts without a tokenizer.
+    """
+    place, transformers = _model_folder(folder)
+    with _quiet(transformers, folder):
+        config = transformers.AutoConfig.from_pretrained(place, local_files_only=True)
+        with torch.device("meta"):
+            model = _model_class(transformers, config)._from_config(config)
+        model.eval()
+        for module in model.modules():
+            _fill_buffers_(model, module)
+        tokenizer = _tokenizer(transformers, place)
+    batches = None if texts is None else LocalModel(model, tokenizer).batches(texts)
+    return compress_files(model, place, out, target, batches, rules, **options)
+
+
+def _fill_buffers_(model: Any, module: nn.Module) -> None:
+    """Give buffers that are in no file, such as tables of rotary angles, the values of a new model."""
+    kept = module._non_persistent_buffers_set
+    absent = {k: b for k, b in module._buffers.items() if b is not None and b.is_meta and k in kept}
+    for key, buffer in absent.items():
+        module._buffers[key] = torch.zeros_like(buffer, device="cpu")
+    if absent:
+        model._init_weights(module)
 
 
 def write_folder(model: nn.Module, tokenizer: Any, folder: str | PathLike[str]) -> Path:

@@ -15,7 +15,7 @@ from tnkit.linalg.products import apply_rows, energy, gram, project, residual_en
 from tnkit.linalg.rank_choice import choose_ranks
 from tnkit.linalg.sketch import count_sketch
 from tnkit.linalg.split import Spectrum, choose_driver, spectrum, split, split_flops
-from tnkit.linalg.split_randomised import SketchedRange, oversampling, sketched_range
+from tnkit.linalg.split_randomised import SketchedRange, oversampling, sketch_suffices, sketched_range
 from tnkit.linalg.truncation import rank_for_tail, tails
 
 __all__ = [
@@ -48,6 +48,7 @@ __all__ = [
     "rank_for_tail",
     "require_room",
     "residual_energy",
+    "sketch_suffices",
     "sketched_range",
     "solve_gram",
     "spectrum",

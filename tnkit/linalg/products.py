@@ -27,7 +27,6 @@ _CHUNK = 64  # entries that one float32 sum runs over
 _SMALL = 1 << 16  # entries that are simply converted
 _BLOCK = 4096  # columns of a float32 Gram block
 _COPY = 1 << 19  # entries of a block that is copied
-_TILE = 8  # rows of a small float64 factor at which products with a long one run well; between two, half as fast
 _SLIM = 96  # columns up to which the Gram matrix of a tall float64 matrix is faster in batches that stay in cache
 _ROWS = 4  # numbers of rows that multiply fastest
 
@@ -71,6 +70,8 @@ def energy(a: Tensor) -> float:
         return float(torch.linalg.vector_norm(a.to(wide_dtype(a.dtype))).square())
     if a.ndim == 2 and a.stride(0) < a.stride(1):
         a = a.mT
+    if a.is_complex() and a.stride(-1) == 1:  # norms of pairs of real numbers are much faster
+        a = torch.view_as_real((a.conj() if a.is_conj() else a).resolve_neg()).flatten(-2)
     if a.is_contiguous():
         a = a.reshape(1, -1)
     whole = a.shape[-1] // _CHUNK * _CHUNK
@@ -146,9 +147,7 @@ def project(q: Tensor, a: Tensor, out: Tensor | None = None) -> Tensor:
     if _multiplies(a):
         if out is None and a.dtype == torch.float32 and a.stride(0) == 1 and a.shape[1] > _BLOCK:
             return (a.mT @ q).mT
-        if out is None and _runs_better_padded(q.shape[1], a.mT):
-            return torch.cat([q, q.new_zeros((q.shape[0], -q.shape[1] % _TILE))], dim=1).mT.matmul(a)[: q.shape[1]]
-        return torch.matmul(q.mH, a, out=out) if out is not None else torch.matmul(q.mH, a)
+        return padded_rows(q.mH, a).matmul(a)[: q.shape[1]] if out is None else torch.matmul(q.mH, a, out=out)
     if out is None:
         out = torch.empty((q.shape[1], a.shape[1]), dtype=a.dtype, device=a.device)
     for where, block in _columns(a, _BLOCK):
@@ -175,15 +174,7 @@ def _rows_times(b: Tensor, a: Tensor) -> Tensor:
     """B aᴴ; a conjugate without a transposition would be a copy, so then the small factor is conjugated."""
     if a.is_complex() and a.stride(0) == 1:
         return (b.conj() @ a.mT).conj()
-    if _runs_better_padded(b.shape[0], a):
-        padding = b.new_zeros((-b.shape[0] % _TILE, b.shape[1]))
-        return (torch.cat([b, padding]) @ a.mT)[: b.shape[0]]
-    return b @ a.mH
-
-
-def _runs_better_padded(rows: int, a: Tensor) -> bool:
-    """Whether the product of so many rows with the transpose of a long `a` gains from rows of zeros."""
-    return a.dtype == torch.float64 and rows % _TILE > 0 and _TILE < rows <= 5 * _TILE and a.shape[0] > _BLOCK
+    return (padded_rows(b, a) @ a.mH)[: b.shape[0]]
 
 
 def padded_rows(rows: Tensor, a: Tensor) -> Tensor:

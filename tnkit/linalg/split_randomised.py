@@ -33,7 +33,14 @@ from tnkit.linalg.tsqr import triangle
 from tnkit.registry import SPLIT_DRIVERS
 from tnkit.rng import normal
 
-__all__ = ["SketchedRange", "oversampling", "randomised_split", "sketched_range", "try_randomised"]
+__all__ = [
+    "SketchedRange",
+    "oversampling",
+    "randomised_split",
+    "sketch_suffices",
+    "sketched_range",
+    "try_randomised",
+]
 
 _SMALL = 384  # sides up to this are solved by eigenvalues, larger ones by subspace iteration
 _BUCKETS = 128  # buckets of the sketch for each unit of rank: it alone then costs about 1/256 of the error
@@ -81,6 +88,10 @@ def _wide(a: Tensor, cut: Cut, limit: int) -> Split | None:
     if cut.tail2 is None and most > limit:
         return None
     finder = _Finder(a, cut, most if most <= limit and (cut.tail2 is None or most <= 40) else None)
+    shows = cut.tail2 is None and not finder.poor and sketch_suffices(a.shape[1], a.shape[0], cut.max_rank)
+    straight = _straight(a, _seen(finder.sketch, cut), cut) if shows and finder.sketch is not None else None
+    if straight is not None:
+        return straight
     columns = finder.columns(limit)
     if columns is None or columns >= a.shape[0]:
         return None
@@ -92,8 +103,8 @@ def _wide(a: Tensor, cut: Cut, limit: int) -> Split | None:
         more = finder.more(state, grown - state.q.shape[1])
         rows = project(more, a)
         state = _measure(a, torch.cat([state.q, more], dim=1), torch.cat([state.b, rows]), cut)
-    for _ in range(_POWER_STEPS):
-        if not _gains(a, state, cut):
+    for number in range(_POWER_STEPS):
+        if not (number == 0 and finder.poor) and not _gains(a, state, cut):
             break
         before = state
         _rotate_(state.b, state.u / state.s2.clamp_min(state.s2[0] * 1e-30 + 1e-300).sqrt())
@@ -207,8 +218,17 @@ class SketchedRange:
             gen: random numbers.
         """
         s2, u = torch.linalg.eigh(cross(b))
-        gain = _gain(a, self.q, (u / _safe_root(s2.flip(0).clamp_min(0)).flip(0)), b, gen)
+        return self.is_enough(a, b, s2.flip(0).clamp_min(0), u.flip(1), lost2, gen)
+
+    def is_enough(self, a: Tensor, b: Tensor, s2: Tensor, u: Tensor, lost2: float, gen: torch.Generator) -> bool:
+        """The same where the eigenvalues (descending) and eigenvectors of b bᴴ are known."""
+        gain = _gain(a, self.q, u / _safe_root(s2), b, gen)
         return gain <= max(_GAIN * lost2, 4 * residual_noise2(a.dtype, float(s2.sum())))
+
+
+def sketch_suffices(long: float, short: int, rank: int) -> bool:
+    """Whether a sketch of a matrix with these sides can show the leading directions on its short side."""
+    return long >= 12 * short and rank + oversampling(rank) <= 0.5 * short
 
 
 def sketched_range(a: Tensor, rank: int, norm2: float, gen: torch.Generator) -> SketchedRange | None:
@@ -227,16 +247,36 @@ def sketched_range(a: Tensor, rank: int, norm2: float, gen: torch.Generator) -> 
         True
     """
     m, n = a.shape
-    columns = min(m, rank + oversampling(rank))
-    if n < 12 * m or columns > 0.5 * m:
+    if not sketch_suffices(n, m, rank):
         return None
-    sketch = _Finder(a, Cut(rank, None, norm2, gen), columns).sketch
-    if sketch is None:
-        return None
-    q = _leading(sketch, columns, Cut(rank, None, norm2, gen))
+    cut = Cut(rank, None, norm2, gen)
+    sketch = _Finder(a, cut, min(m, rank + oversampling(rank))).sketch
+    return None if sketch is None else _seen(sketch, cut)
+
+
+def _seen(sketch: Tensor, cut: Cut) -> SketchedRange:
+    """What a sketch shows of the leading directions."""
+    rank = cut.max_rank
+    q = _leading(sketch, min(sketch.shape[0], rank + oversampling(rank)), cut)
     s2, u = torch.linalg.eigh(cross(project(q, sketch)))
     leading = u.flip(1)[:, :rank] * s2.flip(0)[:rank].clamp_min(0).sqrt()
     return SketchedRange(q, q @ leading.to(q.dtype))
+
+
+def _straight(a: Tensor, seen: SketchedRange, cut: Cut) -> Split | None:
+    """The split on the directions that a sketch shows, without more of them; None where that is not good enough."""
+    basis = torch.linalg.qr(seen.weighted).Q
+    b = project(basis, a)
+    inner = cross(b)
+    lost = certify(a, basis, b, inner, cut.norm2)
+    if lost < 1000 * torch.finfo(torch.float64).eps * cut.norm2:  # the Gram of b does not resolve what is kept
+        return None
+    s2, u = torch.linalg.eigh(inner)
+    s2, u = s2.flip(0).clamp_min(0), u.flip(1)
+    if not seen.is_enough(a, b, s2, u, lost, cut.gen):
+        return None
+    certain = lost >= 64 * residual_noise2(a.dtype, cut.norm2)
+    return Split(basis, b, s2, lost, certain, "randomised")  # in the order that the sketch shows: nearly that of s2
 
 
 def _rotate_(b: Tensor, u: Tensor) -> Tensor:
@@ -271,6 +311,8 @@ class _Finder:
         if width >= least:
             self.sketch = count_sketch(a, width, cut.gen)
         self.vectors: Tensor | None = None
+        #: so few buckets that a power step will be worth while
+        self.poor = self.sketch is not None and cut.tail2 is None and width < 64 * cut.max_rank
 
     def columns(self, limit: int) -> int | None:
         """With how many columns to start; None if the sketch says that it would be more than `limit`."""
@@ -294,7 +336,7 @@ class _Finder:
             return orthonormal(apply_rows(self.a, self.gaussian(k, self.a.shape[1])))
         if self.vectors is not None:
             return self.vectors[:, :k].to(self.a.dtype)
-        return _leading(self.sketch, k, self.cut)
+        return _leading(self.sketch, k, self.cut, rounds=1 if self.poor else 3)
 
     def more(self, state: _State, k: int) -> Tensor:
         """Further directions (m, k), orthogonal to the basis."""
@@ -318,7 +360,7 @@ def _eigen(y: Tensor) -> tuple[Tensor, Tensor]:
     return gram_eigen(y, 0.0, precise=True)[:2]
 
 
-def _leading(y: Tensor, k: int, cut: Cut) -> Tensor:
+def _leading(y: Tensor, k: int, cut: Cut, rounds: int = 3) -> Tensor:
     """The leading left singular subspace (m, k) of a sketch y (m, l)."""
     m = y.shape[0]
     if m <= _SMALL and (6 * k > m or m <= 96):
@@ -330,7 +372,7 @@ def _leading(y: Tensor, k: int, cut: Cut) -> Tensor:
             q = orthonormal(g @ (g @ q))
         return q.to(y.dtype)
     q = orthonormal(apply_rows(y, normal((k, y.shape[1]), y, cut.gen)))
-    for _ in range(3):
+    for _ in range(rounds):
         rows = orthonormal(project(q, y).mH).mH
         q = orthonormal(apply_rows(y, rows))
     return q

@@ -2,6 +2,7 @@
 
 from tnkit.network.algebra import block_sum, block_topology, hadamard, kron_nodes
 from tnkit.network.constants import DFT, Constant, Part, select
+from tnkit.network.drawing import drawn
 from tnkit.network.environments import environment, environment_topology, gram_topology
 from tnkit.network.plan import ContractionPlan, Step, contract, plan
 from tnkit.network.topology import Topology
@@ -16,6 +17,7 @@ __all__ = [
     "block_sum",
     "block_topology",
     "contract",
+    "drawn",
     "environment",
     "environment_topology",
     "gram_topology",

@@ -14,9 +14,12 @@ from tnkit.nn.allocate import Ladder, allocate, allocate_uniform
 from tnkit.nn.analysis import Analysis, LayerAnalysis
 from tnkit.nn.analyze import analyze
 from tnkit.nn.bench import bench
+from tnkit.nn.blocks import compress_blocks, rotate_blocks
 from tnkit.nn.calibrate import calibrate
 from tnkit.nn.compress import LayerResult, compress, compress_layer
+from tnkit.nn.evbmf import evbmf_rank, evbmf_rules
 from tnkit.nn.io import load, save
+from tnkit.nn.large import compress_files
 from tnkit.nn.layers import (
     FactoredConv,
     FactoredConv1D,
@@ -37,6 +40,7 @@ from tnkit.nn.specs import (
     LayerSpec,
     LowRankLayer,
     NetworkLayer,
+    SearchedLayer,
     SparseLayer,
     SpatialSVD,
     Tucker2,
@@ -70,6 +74,7 @@ __all__ = [
     "ModelReport",
     "NetworkLayer",
     "RecoverReport",
+    "SearchedLayer",
     "SparseLayer",
     "SpatialSVD",
     "Tucker2",
@@ -80,12 +85,17 @@ __all__ = [
     "bench",
     "calibrate",
     "compress",
+    "compress_blocks",
+    "compress_files",
     "compress_layer",
+    "evbmf_rank",
+    "evbmf_rules",
     "load",
     "materialize",
     "pivot_rows",
     "recover",
     "restore_",
+    "rotate_blocks",
     "save",
     "weighted_basis",
     "weighted_lowrank",

@@ -6,9 +6,9 @@ ranks are chosen and all layers built; only then does a copy, or with inplace=Tr
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,7 @@ from tnkit.nn.plan import Allocation, Plan, require_sizes
 from tnkit.nn.report import LayerReport, ModelReport
 from tnkit.nn.scope import Item, Rules, Scope, find_scope
 from tnkit.nn.sensitivity import Site
-from tnkit.nn.specs import Fitted, LayerSpec
+from tnkit.nn.specs import Fitted, LayerSpec, LowRankLayer, SearchedLayer
 from tnkit.nn.stats import InputStats
 from tnkit.nn.surgery import n_bytes, n_params, replaced, swap_
 from tnkit.tensorize import Tensorization
@@ -125,6 +125,7 @@ def compress(
     sensitivity: bool = True,
     only_faster: bool = False,
     measure: bool = True,
+    method: Literal["auto", "search"] = "auto",
 ) -> tuple[nn.Module, ModelReport]:
     """Compress the layers of a model under a budget.
 
@@ -146,6 +147,8 @@ def compress(
             labels are needed). Not under `max_error`, which bounds unweighted errors.
         only_faster: time the layers on input of the shape that was seen first, and leave those dense, or make them
             smaller, that would not be faster; needs `calib`. Ranks then depend on the machine.
+        method: "search" tries several structures for each layer that would be of low rank (see `SearchedLayer`), and
+            takes what loses least at the size it gets; minutes for a large model.
         measure: time the layers and the model, and run the first batch for the error of the outputs.
 
     Returns:
@@ -171,8 +174,10 @@ def compress(
     """
     budget = as_budget(target)
     _check_options(model, budget, calib, eval_fn, allocation, only_faster)
+    if method not in ("auto", "search"):
+        raise OptionError(f"compress: method={method!r}. Use 'auto' or 'search'.")
     with opened(model, root=not inplace) as whole:
-        scope = _checked_scope(whole.model, budget, rules, inplace)
+        scope = _checked_scope(whole.model, budget, rules, inplace, searched if method == "search" else _same)
         choices = tuple(make_choice(item) for item in scope.items)
         require_sizes(choices, budget)
         felt = sensitivity and budget.max_error is None and all(c.item.spec.max_error is None for c in choices)
@@ -230,8 +235,19 @@ def _check_options(
         raise OptionError(f"compress: eval_fn={eval_fn!r} is not callable. Give a function from the model to a number.")
 
 
-def _checked_scope(model: nn.Module, budget: Budget, rules: Rules | None, inplace: bool) -> Scope:
-    scope = find_scope(model, rules)
+def searched(spec: LayerSpec) -> LayerSpec:
+    """A search in place of low rank."""
+    return SearchedLayer() if isinstance(spec, LowRankLayer) else spec
+
+
+def _same(spec: LayerSpec) -> LayerSpec:
+    return spec
+
+
+def _checked_scope(
+    model: nn.Module, budget: Budget, rules: Rules | None, inplace: bool, default: Callable[[LayerSpec], LayerSpec]
+) -> Scope:
+    scope = find_scope(model, rules, default=default)
     free = [item for item in scope.items if item.spec.is_free()]
     if free and budget == Budget():
         raise OptionError(

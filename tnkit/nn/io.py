@@ -21,6 +21,8 @@ from torch import Tensor, nn
 
 from tnkit.errors import FileFormatError, OptionError, ShapeError
 from tnkit.nn.opening import is_open, opened_layers
+from tnkit.nn.resized import set_shapes_
+from tnkit.nn.sliced_norm import SlicedNorm
 from tnkit.nn.structure import mark_, structure_of
 from tnkit.nn.surgery import replaced, swap_
 from tnkit.nn.versions import VERSION, upgraded
@@ -92,6 +94,7 @@ def load(path: str | PathLike[str], base: nn.Module) -> nn.Module:
     model = _with_open_layers(base, structure["opened"], path)
     layers = {name: _empty_layer(name, what, tensors, model, path) for name, what in structure["layers"].items()}
     model = replaced(model, layers)
+    set_shapes_(model, structure.get("shapes", {}))
     for alias, owner in structure["aliases"].items():
         tensors[alias] = tensors[owner]
     try:
@@ -123,6 +126,8 @@ def hollow_(model: nn.Module, structure: Mapping[str, Any]) -> nn.Module:
     places = {name: _here(model, name) for name in structure["layers"]}
     found = {here: structure["layers"][name] for name, here in places.items() if here is not None}
     swap_(model, {name: _empty_layer(name, what, {}, model, "config.json") for name, what in found.items()})
+    shapes = {_here_parameter(model, name): shape for name, shape in structure.get("shapes", {}).items()}
+    set_shapes_(model, {name: shape for name, shape in shapes.items() if name is not None})
     names = {f"{name}.": f"{here}." for name, here in places.items() if here is not None}
     _tie(model, _renamed(structure["aliases"], names))
     return mark_(model)
@@ -137,6 +142,12 @@ def _renamed(aliases: Mapping[str, str], prefixes: Mapping[str, str]) -> dict[st
 
     pairs = ((here(alias), here(owner)) for alias, owner in aliases.items())
     return {alias: owner for alias, owner in pairs if alias is not None and owner is not None}
+
+
+def _here_parameter(model: nn.Module, name: str) -> str | None:
+    parent, _, key = name.rpartition(".")
+    here = _here(model, parent)
+    return None if here is None else f"{here}.{key}" if here else key
 
 
 def _here(model: nn.Module, name: str) -> str | None:
@@ -205,7 +216,8 @@ def _is_open_at(base: nn.Module, name: str) -> bool:
 
 
 def _empty_layer(name: str, what: dict[str, Any], tensors: dict[str, Tensor], base: nn.Module, path: Any) -> nn.Module:
-    kinds = [kind for kind in LAYERS.items().values() if kind.module.kind == what["kind"]]
+    kinds = [(kind.module, kind.fits) for kind in LAYERS.items().values() if kind.module.kind == what["kind"]]
+    kinds += [(SlicedNorm, SlicedNorm.fits)] if what["kind"] == SlicedNorm.kind else []
     if not kinds:
         raise FileFormatError(
             f"load: {path} holds a layer {name!r} of kind {what['kind']!r}, which this tnkit does not know."
@@ -214,7 +226,7 @@ def _empty_layer(name: str, what: dict[str, Any], tensors: dict[str, Tensor], ba
         old = base.get_submodule(name)
     except AttributeError:
         old = None
-    if old is None or not any(kind.fits(old) for kind in kinds):
+    if old is None or not any(fits(old) for _, fits in kinds):
         seen = "no such layer" if old is None else f"a {type(old).__name__} there"
         raise ShapeError(
             f"load: {path} holds a {what['kind']} for {name!r}, but this base {type(base).__name__} has {seen}. "
@@ -224,12 +236,12 @@ def _empty_layer(name: str, what: dict[str, Any], tensors: dict[str, Tensor], ba
     floats = [t for n, t in tensors.items() if n.rpartition(".")[0] == name and t.dtype.is_floating_point]
     dtype = floats[0].dtype if floats else torch.get_default_dtype()
     try:
-        made: nn.Module = kinds[0].module.from_config(what["config"], dtype)
+        made: nn.Module = kinds[0][0].from_config(what["config"], dtype)
     except (TypeError, ValueError, KeyError) as error:
         raise FileFormatError(
             f"load: the structure of {prefix or name!r} in {path} cannot be read ({error})."
         ) from error
-    return made.to(next(old.parameters()).device)
+    return made.to(next(old.parameters(), next(base.parameters())).device)
 
 
 def _tie(model: nn.Module, aliases: Mapping[str, str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TypeAlias
@@ -12,7 +12,7 @@ from typing import TypeAlias
 from torch import Tensor, nn
 
 from tnkit.errors import OptionError, UnknownNameError
-from tnkit.nn.layers.layer_type import layer_type_of, require_weight, why_not
+from tnkit.nn.layers.layer_type import dtype_of, layer_type_of, require_weight, why_not
 from tnkit.nn.layers.recipe import Recipe, find_recipe
 from tnkit.nn.specs import LayerSpec
 
@@ -68,8 +68,22 @@ def matches(rule: str, name: str) -> bool:
     return rule in ("", name) or name.startswith(rule + ".")
 
 
-def find_scope(model: nn.Module, rules: Rules | None = None, who: str = "compress") -> Scope:
-    """The layers of a model that rules and layer types admit.
+def find_scope(
+    model: nn.Module,
+    rules: Rules | None = None,
+    who: str = "compress",
+    *,
+    values: bool = True,
+    default: Callable[[LayerSpec], LayerSpec] = lambda spec: spec,
+) -> Scope:
+    """The layers of a model that rules and layer types admit; without `values`, weights may be on the meta device.
+
+    Args:
+        model: to look through.
+        rules: as for `compress`.
+        who: asks, for messages.
+        values: whether weights must have values.
+        default: what takes the place of the specification of a layer's type, where no rule names the layer.
 
     Raises:
         OptionError: nothing is in scope, a rule is no rule, or a specification does not apply to a layer that it names.
@@ -86,7 +100,8 @@ def find_scope(model: nn.Module, rules: Rules | None = None, who: str = "compres
         kind = layer_type_of(layer)
         known = reason is None and kind is not None
         rule = next((r for r in rules if matches(r, name)), None)
-        asked = rules[rule] if rule is not None else None if kind is None else kind.default(layer)
+        own = None if kind is None or rule is not None else kind.default(layer)
+        asked = rules[rule] if rule is not None else None if own is None else default(own)
         if reason is not None:
             left[name] = reason
         elif known and asked is None:
@@ -95,7 +110,7 @@ def find_scope(model: nn.Module, rules: Rules | None = None, who: str = "compres
             chosen[name] = (layer, asked)
         elif rule == name and rule and asked is not None and not any(True for _ in layer.children()):
             find_recipe(layer, asked, name)  # a rule that names just this layer: say why it cannot be
-    items = _tied_together(model, chosen, left)
+    items = _tied_together(model, chosen, left, values=values)
     if not items:
         why = "; ".join(f"{n}: {r}" for n, r in list(left.items())[:5])
         raise OptionError(
@@ -129,7 +144,7 @@ def _require_rules(model: nn.Module, rules: Rules, who: str) -> None:
 
 
 def _tied_together(
-    model: nn.Module, chosen: dict[str, tuple[nn.Module, LayerSpec]], left: dict[str, str]
+    model: nn.Module, chosen: dict[str, tuple[nn.Module, LayerSpec]], left: dict[str, str], *, values: bool
 ) -> list[Item]:
     """One item for each weight; a weight that something else holds too stays dense."""
     owners = _owners(model)
@@ -151,8 +166,8 @@ def _tied_together(
         if strangers:
             left[name] = f"its weight is tied to {', '.join(strangers)}, which stays as it is"
             continue
-        weight = require_weight(layer, name)
-        items.append(Item(name, layer, recipe, spec.resolved(weight.dtype), tuple(sharing)))
+        dtype = require_weight(layer, name).dtype if values else dtype_of(layer)
+        items.append(Item(name, layer, recipe, spec.resolved(dtype), tuple(sharing)))
         done.update(sharing)
     return items
 

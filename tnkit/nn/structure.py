@@ -9,6 +9,8 @@ from torch import nn
 
 from tnkit.nn.layers.module import FactoredModule
 from tnkit.nn.opening.model import is_open
+from tnkit.nn.resized import resized_shapes
+from tnkit.nn.sliced_norm import SlicedNorm
 from tnkit.nn.versions import VERSION
 
 __all__ = ["QUANT_METHOD", "aliases_of", "mark_", "structure_of"]
@@ -20,6 +22,8 @@ QUANT_METHOD = "tnkit"
 def structure_of(model: nn.Module) -> dict[str, Any]:
     """Compressed layers by name, names of open ones, and names that stand for a parameter of another name; JSON-able.
 
+    Where there are any, `shapes` holds the sizes of parameters that others than the model's configuration say.
+
     Example:
         >>> import torch
         >>> from tnkit.nn.structure import structure_of
@@ -29,10 +33,12 @@ def structure_of(model: nn.Module) -> dict[str, Any]:
     layers = {
         name: {"kind": m.kind, "config": m.config()}
         for name, m in model.named_modules()
-        if isinstance(m, FactoredModule)
+        if isinstance(m, FactoredModule | SlicedNorm)
     }
     aliases = aliases_of(model.state_dict(keep_vars=True))
-    return {"layers": layers, "opened": [n for n, m in model.named_modules() if is_open(m)], "aliases": aliases}
+    shapes = resized_shapes(model)
+    found = {"layers": layers, "opened": [n for n, m in model.named_modules() if is_open(m)], "aliases": aliases}
+    return {**found, "shapes": shapes} if shapes else found
 
 
 def aliases_of(state: Mapping[str, Any]) -> dict[str, str]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from tnkit.errors import OptionError
 from tnkit.nn.fast_path import settle_
+from tnkit.nn.forms import ResizedForm
 from tnkit.nn.hooks import carry_over
 from tnkit.nn.layers.layer_type import layer_type_of
 from tnkit.nn.layers.module import FactoredModule
@@ -81,7 +82,8 @@ def swap_(model: nn.Module, layers: Mapping[str, nn.Module]) -> nn.Module:
 def materialize(model: nn.Module) -> nn.Module:
     """A copy of the model in which every compressed layer is a dense layer again, with the weight it stands for.
 
-    Weights that were tied stay tied. The model itself is not changed.
+    Weights that were tied stay tied. Layers of another size, which `compress_blocks` makes, are dense and stay. The
+    model itself is not changed.
 
     Example:
         >>> import torch
@@ -109,7 +111,7 @@ def _dense_layers(model: nn.Module) -> dict[str, nn.Module]:
         if is_open(layer):
             found[name] = closed(layer)
             inside.update(layer.modules())
-        elif isinstance(layer, FactoredModule) and layer not in inside:
+        elif isinstance(layer, FactoredModule) and layer not in inside and not isinstance(layer.form, ResizedForm):
             kind = layer_type_of(layer)
             assert kind is not None
             dense = kind.restore(layer)

@@ -47,7 +47,7 @@ def write_trials(path: PathLikeStr, trials: Mapping[str, Trial], shape: tuple[in
         for k, t in enumerate(trial.tensors):
             tensors[f"{place}.{k}"] = torch.view_as_real(t.resolve_conj()) if t.is_complex() else t
         entry = {"graph": trial.graph.to_json(), "error": trial.error, "seconds": trial.seconds, "by": trial.by}
-        entries.append({**entry, "complex": trial.tensors[0].is_complex()})
+        entries.append({**entry, "effort": trial.effort, "complex": trial.tensors[0].is_complex()})
     keys = {key: places[id(trial)] for key, trial in trials.items()}
     structure = json.dumps({"shape": list(shape), "asked": asked, "trials": entries, "keys": keys})
     write_safetensors(path, tensors, {KIND: _WHAT, "version": _VERSION, "structure": structure})
@@ -77,7 +77,8 @@ def read_trials(
             own = [torch.view_as_complex(t.clone()) if entry["complex"] else t for t in own]
             if any(t.dtype != dtype for t in own):
                 raise FileFormatError(f"{path}: is a search in {own[0].dtype}, not {dtype}.")
-            found.append(Trial(graph, tuple(own), float(entry["error"]), float(entry["seconds"]), entry["by"]))
+            seconds, effort = float(entry["seconds"]), int(entry["effort"])
+            found.append(Trial(graph, tuple(own), float(entry["error"]), seconds, entry["by"], effort))
         return {key: found[place] for key, place in structure["keys"].items()}
     except (KeyError, ValueError, TypeError, IndexError, RuntimeError) as error:
         if isinstance(error, FileFormatError):

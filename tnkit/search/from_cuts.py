@@ -25,11 +25,12 @@ from typing import ClassVar
 import numpy as np
 import scipy
 
+from tnkit.search.cut_needs import needs
 from tnkit.search.graph import Bond, Graph
 from tnkit.search.greedy import lowered
 from tnkit.search.proposer import STRATEGIES, Conversation, Proposal, Proposer, Setting
 
-__all__ = ["CutSearch", "needs", "smallest_graph"]
+__all__ = ["CutSearch", "smallest_graph"]
 
 _MOST = 8  # modes, beyond which there are too many bonds
 _LARGEST = 32  # rank of a bond that the program may choose one by one
@@ -58,7 +59,7 @@ class CutSearch(Proposer):
         objective = setting.objective
         if objective.cuts is None or objective.eps is None or not 2 <= len(setting.shape) <= _MOST:
             return
-        ranks, failed, best = needs(setting), list[Graph](), None
+        ranks, failed, best = needs(objective), list[Graph](), None
         if max(ranks.values()) > _LARGEST:
             return
         for count in range(self.candidates):
@@ -89,19 +90,6 @@ class CutSearch(Proposer):
             best = chosen if better is None else better
         if best is not None:
             yield from lowered(setting, best, self.steps)
-
-
-def needs(setting: Setting) -> dict[int, int]:
-    """For each set of modes (a bit mask without the last mode) the rank that its unfolding needs at eps."""
-    objective = setting.objective
-    assert objective.cuts is not None
-    assert objective.eps is not None
-    allowed2 = (objective.eps * objective.norm) ** 2 * 1.001
-    found = {}
-    for mask in range(1, (objective.cuts.full + 1) // 2):
-        tails = objective.cuts.tails(mask)
-        found[mask] = max(1, next(r for r, tail in enumerate(tails) if tail <= allowed2))
-    return found
 
 
 def smallest_graph(

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
+from tnkit.formats import Tensorized
+from tnkit.network import drawn
+from tnkit.registry import provider
 from tnkit.report import FitReport
 from tnkit.solvers import CONVERGED, Status
 
@@ -23,6 +27,24 @@ class Candidate:
     label: str
     fit: FitReport
 
+    def drawing(self) -> str:
+        """The network as text: a spanning tree of its nodes, the sizes of bonds and modes, and the bonds left over."""
+        value = self.fit.tensor
+        value = value.format if isinstance(value, Tensorized) else value
+        topology = value.topology()
+        free = [t.shape for t in value.tensors()]
+        if len(free) != len(topology.inputs):  # fixed matrices hold no numbers
+            return f"{value.name}: {topology}"
+        return drawn(topology, topology.sizes(free))
+
+    def plot(self) -> Any:
+        """The network: nodes with their modes, bonds with their ranks, as a matplotlib Figure; `savefig` writes it.
+
+        Raises:
+            MissingExtraError: `tnkit.interop.matplotlib` is not imported.
+        """
+        return provider("plot:matplotlib", "plot")(self)
+
 
 @dataclass(frozen=True, slots=True, repr=False)
 class SearchResult:
@@ -38,6 +60,7 @@ class SearchResult:
         evaluations: fits that were done; 0 where they are not counted.
         pruned: structures that bounds ruled out before a fit.
         bounds: (what, the least size it can have at the asked error), as far as the search has proved it.
+        eps: the relative error that was asked, if any.
     """
 
     front: tuple[Candidate, ...]
@@ -49,6 +72,44 @@ class SearchResult:
     evaluations: int = 0
     pruned: int = 0
     bounds: tuple[tuple[str, int], ...] = ()
+    eps: float | None = None
+
+    @property
+    def why(self) -> str:
+        """Why the best is the best: what it won against, by how much, and how far it can be from the optimum."""
+        best = self.best
+        parts = [
+            f"{best.label}: {best.fit.n_params:,} numbers at error {best.fit.rel_error:.3g}, {best.fit.status.name}"
+        ]
+        others = [c for c in self.tried if c.label != best.label]
+        met = [c for c in others if c.fit.status.ok == best.fit.status.ok and c.fit.rel_error <= self.allowed]
+        if met and self.allowed < float("inf"):
+            second = min(met, key=lambda c: c.fit.n_params)
+            ratio = second.fit.n_params / best.fit.n_params
+            parts.append(f"next {second.label} with {second.fit.n_params:,} ({ratio:.2f} times as many)")
+        elif others:
+            second = min(others, key=lambda c: c.fit.rel_error)
+            parts.append(f"next {second.label} with error {second.fit.rel_error:.3g}, {second.fit.n_params:,} numbers")
+        parts.append(f"of {max(self.evaluations, len(self.tried))} that were fitted")
+        for what, least in self.bounds:
+            gap = 1 - least / best.fit.n_params
+            if gap >= 0:
+                left = "none is smaller" if gap == 0 else f"at most {gap:.1%} to save"
+                parts.append(f"{what} needs {least:,}: {left}")
+        return "; ".join(parts)
+
+    @property
+    def allowed(self) -> float:
+        """The relative error that was asked; infinity where only a size was."""
+        return self.eps if self.eps is not None else float("inf")
+
+    def plot(self) -> Any:
+        """The front: numbers against error, with all that was tried, as a matplotlib Figure; `savefig` writes it.
+
+        Raises:
+            MissingExtraError: `tnkit.interop.matplotlib` is not imported.
+        """
+        return provider("plot:matplotlib", "plot")(self)
 
     def __repr__(self) -> str:
         """A table of all candidates; those on the front are marked."""

@@ -1,14 +1,16 @@
 """Greedy rank increments from rank one (Greedy-TN).
 
 Start with every bond of rank one. Repeat: try a larger rank at every bond, fit each a little from the parent's tensors,
-keep the bond that lowers the error most for its size, and fit that well. The split of a node by an SVD (the paper's
-splitting step) is what `trees` proposes exactly, so it is not repeated here; what the cuts forbid is not fitted.
+keep the bond that lowers the error most (as the paper does, or for its size), and fit that well. A node whose SVD shows
+that two are smaller is split, and a node without modes goes where that is no larger. What the cuts forbid is not
+fitted. At the end every rank is lowered as far as eps holds.
 
 Reference: Hashemizadeh, Liu, Miller, Rabusseau, arXiv 2008.05437.
 """
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import dataclass
 from itertools import combinations
 from math import inf, log
@@ -17,6 +19,7 @@ from typing import ClassVar
 from tnkit.search.graph import Bond, Graph
 from tnkit.search.objective import Trial
 from tnkit.search.proposer import STRATEGIES, Conversation, Proposal, Proposer, Setting
+from tnkit.search.split_merge import merges, splits
 
 __all__ = ["GreedyTN", "lowered"]
 
@@ -29,6 +32,8 @@ class GreedyTN(Proposer):
         trial_steps: sweeps of a bond's trial.
         full_steps: sweeps of the bond that is chosen.
         max_raises: bonds raised at the most.
+        per_size: whether the fall of the error counts for the numbers that it takes; the paper takes the fall alone.
+        split: share of a node's norm that a split may lose, in parts of eps (1e-6 if none is asked); 0: none.
         prune: whether bonds are left out that the cuts show to be no help: those that leave the lower bound of the
             error where it is while others lower it.
     """
@@ -36,6 +41,8 @@ class GreedyTN(Proposer):
     trial_steps: int = 3
     full_steps: int = 60
     max_raises: int = 200
+    per_size: bool = True
+    split: float = 0.1
     prune: bool = True
     name: ClassVar[str] = "greedy"
     summary: ClassVar[str] = "rank increments from rank one, the best bond at a time (arXiv 2008.05437)"
@@ -43,12 +50,13 @@ class GreedyTN(Proposer):
     def propose(self, setting: Setting) -> Conversation:
         """See `Proposer.propose`."""
         objective, d = setting.objective, len(setting.shape)
-        bonds: list[Bond] = list(combinations(range(d), 2))
         graph = Graph(setting.shape, [(k,) for k in range(d)], {})
         (best,) = yield [Proposal(graph, steps=self.full_steps)]
         raises = 0
         while best is not None and not objective.reached(best.error) and raises < self.max_raises:
+            bonds: list[Bond] = list(combinations(range(len(best.graph.nodes)), 2))
             options = [best.graph.with_rank(bond, best.graph.rank(bond) + 1) for bond in bonds]
+            options = [option for option, bond in zip(options, bonds, strict=True) if _usable(option, bond)]
             if self.prune:
                 options = _useful(options, setting)
             trials = yield [Proposal(option, best, steps=self.trial_steps) for option in options]
@@ -56,24 +64,40 @@ class GreedyTN(Proposer):
             if not known:
                 return
             now = best
-            chosen = min(known, key=lambda t: _gain(now, t))
+            chosen = min(known, key=lambda t: _gain(now, t) if self.per_size else t.error)
             if chosen.error >= best.error * (1 - 1e-9):
                 chosen = min(known, key=lambda t: t.error)
             (better,) = yield [Proposal(chosen.graph, chosen, steps=self.full_steps)]
             best = better if better is not None else chosen
+            best = yield from self.resplit(setting, best)
             raises += 1
         if best is not None and objective.reached(best.error):
-            yield from lowered(setting, best, self.full_steps)
+            best = yield from lowered(setting, best, self.full_steps)
+            yield from self.resplit(setting, best)
+
+    def resplit(self, setting: Setting, best: Trial) -> Generator[list[Proposal], list[Trial | None], Trial]:
+        """Split and merge nodes while that makes the graph smaller and its error hardly larger."""
+        objective, tol = setting.objective, self.split * (setting.objective.eps or 1e-6)
+        while self.split:
+            smaller = sorted([*merges(best), *splits(best, tol)], key=lambda t: t.graph.n_params)
+            if not smaller:
+                return best
+            (trial,) = yield [Proposal(smaller[0].graph, smaller[0], steps=self.full_steps)]
+            kept = trial is not None and (objective.reached(trial.error) or trial.error <= best.error * (1 + 1e-3))
+            if trial is None or not kept:
+                return best
+            best = trial
+        return best
 
 
-def lowered(setting: Setting, best: Trial, steps: int) -> Conversation:
+def lowered(setting: Setting, best: Trial, steps: int) -> Generator[list[Proposal], list[Trial | None], Trial]:
     """Lower one rank after the other, the largest saving first, while eps holds and the cuts do not forbid it."""
     objective, eps = setting.objective, setting.objective.eps
     closed: set[Bond] = set()
     while True:
         options = [b for b in best.graph.ranks if b not in closed]
         if not options or eps is None:
-            return
+            return best
         now = best.graph
         bond = min(options, key=lambda b: now.with_rank(b, now.rank(b) - 1).n_params)
         smaller = now.with_rank(bond, now.rank(bond) - 1)
@@ -93,6 +117,11 @@ def _gain(before: Trial, after: Trial) -> float:
     if grown <= 0 or after.error <= 0:
         return -inf
     return log(after.error / before.error) / grown
+
+
+def _usable(graph: Graph, bond: Bond) -> bool:
+    """Whether a bond's rank is not above what the rest of either of its nodes is."""
+    return all(graph.rank(bond) ** 2 <= graph.size(node) for node in bond if graph.nodes[node])
 
 
 def _useful(options: list[Graph], setting: Setting) -> list[Graph]:

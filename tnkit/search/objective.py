@@ -8,6 +8,7 @@ what the unfolding loses at that rank. Such a bound costs nothing, and prunes.
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import inf, sqrt
@@ -16,17 +17,21 @@ import torch
 from torch import Tensor
 
 from tnkit.decompose import ALS, Problem, Target
-from tnkit.decompose.cut_spectra import Atoms, CutSpectra
+from tnkit.decompose.cut_spectra import CutSpectra
+from tnkit.decompose.descent import Trial as Solved
 from tnkit.decompose.hierarchical import fit_tree
 from tnkit.decompose.rank_search import measured
 from tnkit.decompose.resize import resized
-from tnkit.search.graph import Graph
-from tnkit.solvers import Control
+from tnkit.decompose.tree_svd import is_tree
+from tnkit.search.graph import Graph, chain
+from tnkit.search.reduced import Reduced
+from tnkit.search.together import fit_together, suits
+from tnkit.search.tree_fit import TreeFits
+from tnkit.solvers import CONVERGED, Control
 
-__all__ = ["DenseObjective", "Trial"]
+__all__ = ["DenseObjective", "Objective", "Trial"]
 
 _CUTS = 12  # modes up to which the spectra of all cuts are taken
-_SINGLE = 2**20  # entries above which the spectra may be taken in single precision
 _BOUNDED = 10  # nodes up to which all sides of a graph are looked at
 
 
@@ -40,6 +45,7 @@ class Trial:
         error: relative, measured.
         seconds: that the fit took.
         by: the proposer's name.
+        effort: sweeps times starts that it was given at the most.
     """
 
     graph: Graph
@@ -47,9 +53,69 @@ class Trial:
     error: float
     seconds: float = 0.0
     by: str = ""
+    effort: int = 0
 
 
-class DenseObjective:
+class Objective(ABC):
+    """What a search wants of a graph: a fit, an error, and a score.
+
+    Concrete ones give `fit`, and `bound` where they know one.
+
+    Args:
+        shape: of the modes of the graphs.
+        eps: the relative error that is asked, if any.
+        max_params: the size that is allowed, if any.
+        rng: random numbers.
+        control: deadline and progress.
+
+    Attributes:
+        norm: of what is fitted, in which the spectra are.
+    """
+
+    norm: float = 1.0
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        *,
+        eps: float | None,
+        max_params: int | None,
+        rng: torch.Generator,
+        control: Control,
+    ) -> None:
+        self.shape, self.eps, self.max_params = tuple(shape), eps, max_params
+        self.rng, self.control = rng, control
+
+    @property
+    def cuts(self) -> CutSpectra | None:
+        """The spectra of all cuts, where they are known."""
+        return None
+
+    def bound(self, graph: Graph) -> float:
+        """An error below which no fit of this graph can come."""
+        return 0.0
+
+    @abstractmethod
+    def fit(self, graph: Graph, start: Trial | None = None, *, steps: int = 100, starts: int = 1) -> Trial:
+        """The graph at its ranks."""
+
+    def fit_tree(self, graph: Graph, start: Trial | None = None) -> Trial:
+        """A tree at ranks that are chosen; here at those of the graph."""
+        return self.fit(graph, start)
+
+    def reached(self, error: float) -> bool:
+        """Whether an error is as small as asked; never without an eps."""
+        return self.eps is not None and error <= self.eps * (1 + 1e-9)
+
+    def score(self, trial: Trial) -> tuple[float, float]:
+        """To be least: the size where eps is asked and reached, else the error."""
+        if self.eps is None:
+            fits = self.max_params is None or trial.graph.n_params <= self.max_params
+            return (trial.error if fits else inf, trial.graph.n_params)
+        return (trial.graph.n_params if self.reached(trial.error) else inf, trial.error)
+
+
+class DenseObjective(Objective):
     """Fits graphs to a dense array.
 
     Args:
@@ -60,6 +126,7 @@ class DenseObjective:
         rng: random numbers.
         control: deadline and progress.
         warm: whether a fit starts from its parent's tensors.
+        bounds: whether the spectra of all cuts are taken.
     """
 
     def __init__(
@@ -72,15 +139,18 @@ class DenseObjective:
         rng: torch.Generator,
         control: Control,
         warm: bool = True,
+        bounds: bool = True,
     ) -> None:
-        self.x, self.norm, self.eps, self.max_params = x, norm, eps, max_params
-        self.rng, self.control, self.warm = rng, control, warm
-        self.shape = tuple(x.shape)
-        # bounds are to be trusted, so small arrays are not taken in single precision
-        most = inf if x.numel() > _SINGLE else 9e-5 * norm**2
-        allowed2 = None if eps is None else min((eps * norm) ** 2, most)
-        atoms = Atoms(self.shape, tuple((n,) for n in self.shape))
-        self.cuts = CutSpectra(atoms, x, None, allowed2) if 2 <= x.ndim <= _CUTS else None
+        super().__init__(x.shape, eps=eps, max_params=max_params, rng=rng, control=control)
+        self.x, self.norm, self.warm, self.bounds = x, norm, warm, bounds
+        self.trees = TreeFits(x, norm, eps, max_params, rng, control)
+        anything = self.problem(chain(self.shape, (1,) * (x.ndim - 1)), Target(eps=eps))
+        self.reduced = Reduced.of(anything, eps)
+
+    @property
+    def cuts(self) -> CutSpectra | None:
+        """The spectra of all cuts, taken when they are asked for; None where there are too many."""
+        return self.trees.cuts if self.bounds and 2 <= self.x.ndim <= _CUTS else None
 
     def bound(self, graph: Graph) -> float:
         """An error below which no fit of this graph can come."""
@@ -104,21 +174,50 @@ class DenseObjective:
             graph: the structure.
             start: a trial over the same nodes, or over others with the same modes.
             steps: sweeps at the most.
-            starts: how many random ones, where there is no trial to start from.
+            starts: how many; random ones beside that from the trial, if they are done together.
         """
         begun = time.perf_counter()
+        if start is None and graph.is_tree and len(graph.nodes) > 1 and self.trees.resolved:
+            found, nodes = self.trees.at_ranks(graph, steps=steps)
+            error = measured(self.problem(found, Target(eps=self.eps)), nodes)
+            return Trial(found, nodes, error, time.perf_counter() - begun, effort=steps * starts)
         ranks = graph.bond_ranks()
         problem = self.problem(graph, Target(ranks=ranks, eps=self.eps))
         goal = None if self.eps is None else self.eps * (1 - 1e-5)
         method = ALS(max_steps=steps, starts=starts)
         tensors = None if start is None or not self.warm else moved(start, graph, self.rng)
-        trial = method.solve(problem, ranks, tensors, goal, quick=True)
+        if self.reduced is None or goal is None:
+            trial = self._solve(method, problem, ranks, tensors, goal)
+        else:
+            core = self.reduced.within(problem)
+            inside = None if tensors is None else core.inside(tensors)
+            trial = core.outside(self._solve(method, core.problem, ranks, inside, core.goal(goal)))
         error = measured(problem, trial.tensors)
-        return Trial(graph, tuple(trial.tensors), error, time.perf_counter() - begun)
+        return Trial(graph, tuple(trial.tensors), error, time.perf_counter() - begun, effort=steps * starts)
 
-    def fit_tree(self, graph: Graph) -> Trial:
-        """A tree at the ranks that what is asked needs; those of the graph do not count."""
+    def _solve(
+        self, method: ALS, problem: Problem, ranks: tuple[int, ...], start: Sequence[Tensor] | None, goal: float | None
+    ) -> Solved:
+        """One start after the other, or all of them together."""
+        if method.starts < 2 or is_tree(problem.layout, ranks) or not suits(problem, ranks, method.starts):
+            return method.solve(problem, ranks, start, goal, quick=True)
+        tensors, error = fit_together(
+            problem, ranks, start, goal, steps=method.max_steps, count=method.starts, control=self.control
+        )
+        return Solved(tensors, error, CONVERGED)
+
+    def fit_tree(self, graph: Graph, start: Trial | None = None) -> Trial:
+        """A tree at the ranks that what is asked needs; those of the graph do not count, and its shape is a start.
+
+        Args:
+            graph: a tree.
+            start: a trial of a tree, from which to look more closely.
+        """
         begun = time.perf_counter()
+        if self.trees.resolved:
+            found, nodes = self.trees.fit(graph) if start is None else self.trees.polish(start.graph, start.tensors)
+            error = measured(self.problem(found, Target(eps=self.eps)), nodes)
+            return Trial(found, nodes, error, time.perf_counter() - begun)
         problem = self.problem(graph, Target(eps=self.eps, max_params=self.max_params))
         fit = fit_tree(problem)
         error = measured(problem, fit.tensors)
@@ -126,17 +225,6 @@ class DenseObjective:
         found = graph.with_ranks_of(sizes)
         tensors = squeezed(graph, found, fit.tensors)
         return Trial(found, tensors, error, time.perf_counter() - begun)
-
-    def reached(self, error: float) -> bool:
-        """Whether an error is as small as asked; never without an eps."""
-        return self.eps is not None and error <= self.eps * (1 + 1e-9)
-
-    def score(self, trial: Trial) -> tuple[float, float]:
-        """To be least: the size where eps is asked and reached, else the error."""
-        if self.eps is None:
-            fits = self.max_params is None or trial.graph.n_params <= self.max_params
-            return (trial.error if fits else inf, trial.graph.n_params)
-        return (trial.graph.n_params if self.reached(trial.error) else inf, trial.error)
 
 
 def squeezed(old: Graph, new: Graph, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:

@@ -1,4 +1,4 @@
-"""The portfolio: every named format over the array as it is, and every useful unfolding, direct methods first.
+"""The portfolio: every named format over the array as it is, every useful unfolding, and the best tree that is found.
 
 It is what `decompose(x, "auto", …)` runs: its answer is never larger, at the asked error, than that of any fixed format
 it tried, nor than the truncated SVD of the best unfolding.
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import combinations
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,12 +22,17 @@ from tnkit.formats import FormatSpec, Layout, LowRankSpec
 from tnkit.registry import FORMATS
 from tnkit.report import FitReport
 from tnkit.search.front import Candidate, SearchResult, pareto_front
+from tnkit.search.runner import Limits, run_search
+from tnkit.search.trees import TreeSearch
 from tnkit.solvers import INTERRUPTED, Control
 
 __all__ = ["Portfolio", "unfoldings"]
 
 #: More modes than this, and only contiguous unfoldings and single modes are tried.
 ALL_UNFOLDINGS_UP_TO = 6
+
+#: Trees are searched for at so many modes, entries and from such an error on.
+_TREE_MODES, _TREE_ENTRIES, _TREE_EPS = 7, 5_000_000, 1e-6
 
 #: Reordered formats that take long; the portfolio does not try them in other orders.
 ITERATIVE = ("tr",)
@@ -136,6 +142,10 @@ class Portfolio:
                     left_out.append((f"{label}, reordered", str(error).split(". ")[0]))
                     continue
                 tried.append(Candidate(f"{label}, reordered", fit))
+        if not interrupted and _worth_a_tree(x, eps):
+            found = _tree(x, norm, Limits(eps, max_params), rng=rng, control=limited, dtype=dtype, asked=asked)
+            if found is not None:
+                tried.append(found)
         if not tried:
             raise BudgetError(
                 f"No format of shape {tuple(x.shape)} fits what was asked ({asked}). Allow more parameters."
@@ -143,7 +153,7 @@ class Portfolio:
         best = min(tried, key=lambda c: _score(c.fit, eps))
         why = f"the {'most accurate' if eps is None else 'smallest'} of {len(tried)} structures that were tried"
         best = Candidate(best.label, replace(best.fit, why=f"{best.label}, {why}", elapsed_s=time.monotonic() - begun))
-        return SearchResult(pareto_front(tried), best, tuple(tried), tuple(left_out), time.monotonic() - begun)
+        return SearchResult(pareto_front(tried), best, tuple(tried), tuple(left_out), time.monotonic() - begun, eps=eps)
 
     def _specs(self, shape: tuple[int, ...]) -> Iterator[tuple[str, FormatSpec, Layout]]:
         for name in self.formats or FORMATS.names():
@@ -157,6 +167,22 @@ class Portfolio:
                 yield name, spec, spec.layout(shape)
             except (ShapeError, OptionError):
                 continue
+
+
+def _worth_a_tree(x: Tensor, eps: float | None) -> bool:
+    """Whether trees in any order of the modes can gain on the formats in the given one, and take no longer."""
+    modes = sum(n > 1 for n in x.shape)
+    return 3 <= modes <= _TREE_MODES and x.numel() <= _TREE_ENTRIES and (eps is None or eps >= _TREE_EPS)
+
+
+def _tree(x: Tensor, norm: float, limits: Limits, **options: Any) -> Candidate | None:
+    """The best of a search over trees."""
+    try:
+        found = run_search(x, norm, TreeSearch(), limits, **options)
+    except (BudgetError, ShapeError):
+        return None
+    best = found.best
+    return Candidate(f"tree {best.label}", best.fit)
 
 
 def within(target: Target) -> Callable[[Layout], Target]:

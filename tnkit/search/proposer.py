@@ -15,7 +15,7 @@ import torch
 
 from tnkit.registry import Registry
 from tnkit.search.graph import Graph
-from tnkit.search.objective import DenseObjective, Trial
+from tnkit.search.objective import Objective, Trial
 
 __all__ = ["STRATEGIES", "Conversation", "Proposal", "Proposer", "Setting"]
 
@@ -27,9 +27,10 @@ class Proposal:
     Attributes:
         graph: the structure with its ranks.
         parent: a trial from whose tensors the fit may start.
-        free_ranks: of a tree: let what is asked choose the ranks.
+        free_ranks: of a tree: let what is asked choose the ranks, and the shape from this one; with a parent, look more
+            closely at that one.
         steps: sweeps at the most.
-        starts: random ones, where there is no parent.
+        starts: how many, the parent's among them.
     """
 
     graph: Graph
@@ -37,6 +38,10 @@ class Proposal:
     free_ranks: bool = False
     steps: int = 60
     starts: int = 1
+
+    def answered(self, known: Trial) -> bool:
+        """Whether an earlier fit of the same graph had as much work put into it."""
+        return self.free_ranks or known.effort >= self.steps * self.starts
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,7 +54,7 @@ class Setting:
         bounds: where a proposer puts (what, lower bound of the size) that it has proved.
     """
 
-    objective: DenseObjective
+    objective: Objective
     rng: torch.Generator
     bounds: dict[str, int]
 

@@ -7,6 +7,7 @@ is resumed asks the same questions again, and what the file knows is answered fr
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from math import inf
 from pathlib import Path
@@ -21,9 +22,10 @@ from tnkit.errors import BudgetError, FileFormatError, OptionError, ShapeError
 from tnkit.files import PathLikeStr
 from tnkit.report import FitReport
 from tnkit.search.archive import read_trials, write_trials
+from tnkit.search.evaluate import CHUNK, Evaluator, evaluator
 from tnkit.search.front import Candidate, SearchResult, pareto_front
 from tnkit.search.graph import Graph
-from tnkit.search.objective import DenseObjective, Trial, replaced
+from tnkit.search.objective import DenseObjective, Objective, Trial, replaced
 from tnkit.search.proposer import Conversation, Proposal, Proposer, Setting
 from tnkit.solvers import (
     CONVERGED,
@@ -38,7 +40,7 @@ from tnkit.solvers import (
 )
 from tnkit.tensorize import Tensorization
 
-__all__ = ["Limits", "run_search"]
+__all__ = ["Limits", "Run", "converse", "run_search", "worth"]
 
 _SAVE_EVERY_S = 10.0
 
@@ -63,10 +65,10 @@ class Limits:
 
 
 @dataclass(slots=True)
-class _Run:
+class Run:
     """The state of a search; it changes."""
 
-    objective: DenseObjective
+    objective: Objective
     proposer: Proposer
     limits: Limits
     known: dict[str, Trial] = field(default_factory=dict)
@@ -87,30 +89,52 @@ class _Run:
         most = self.limits.max_evaluations
         return most is not None and self.evaluations >= most
 
-    def answer(self, proposal: Proposal) -> Trial | None:
-        """The trial of a proposal, from memory if it is known; None if it cannot help."""
-        graph = proposal.graph
-        key = ("free " if proposal.free_ranks else "") + graph.key
-        if key in self.known:
+    def known_answer(self, proposal: Proposal) -> tuple[bool, Trial | None]:
+        """Whether no fit is needed, and then what is told: what memory holds, or None where it cannot help."""
+        graph, before = proposal.graph, self.known.get(_key(proposal))
+        if before is not None and (proposal.answered(before) or self.objective.reached(before.error)):
             self.cached += 1
-            return self.known[key]
-        if not proposal.free_ranks:
-            most = self.limits.max_params
-            if most is not None and graph.n_params > most:
-                return None
-            if self.limits.prune and self.hopeless(graph):
-                self.pruned += 1
-                return None
+            return True, before
         if proposal.free_ranks:
-            trial = self.objective.fit_tree(graph)
-        else:
-            trial = self.objective.fit(graph, proposal.parent, steps=proposal.steps, starts=proposal.starts)
+            return False, None
+        if self.limits.max_params is not None and graph.n_params > self.limits.max_params:
+            return True, None
+        if self.limits.prune and self.hopeless(graph):
+            self.pruned += 1
+            return True, None
+        return False, None
+
+    def keep(self, proposal: Proposal, trial: Trial) -> Trial:
+        """Remember a fit; the better one, where the graph was fitted before."""
+        key = _key(proposal)
+        before, trial = self.known.get(key), replaced(trial, self.proposer.name)
         self.evaluations += 1
-        trial = replaced(trial, self.proposer.name)
+        if before is not None and before.error <= trial.error:
+            trial = replace(before, effort=trial.effort)
         self.known[key] = trial
         self.known.setdefault(trial.graph.key, trial)
         self.order.append(trial)
         return trial
+
+    def answers(self, asks: list[Proposal], fits: Evaluator) -> Iterator[list[Trial | None]]:
+        """What is told, as far as it is known, after each fit; memory and bounds are looked at once for each chunk."""
+        told: list[Trial | None] = [None] * len(asks)
+        todo = list(range(len(asks)))
+        while todo:
+            chunk: dict[str, int] = {}
+            while todo and len(chunk) < CHUNK and _key(asks[todo[0]]) not in chunk:
+                at = todo.pop(0)
+                done, told[at] = self.known_answer(asks[at])
+                if not done:
+                    chunk[_key(asks[at])] = at
+            most = self.limits.max_evaluations
+            places = list(chunk.values())[: None if most is None else max(most - self.evaluations, 0)]
+            for at, trial in zip(places, fits([asks[at] for at in places]), strict=True):
+                told[at] = self.keep(asks[at], trial)
+                yield told
+            if len(places) < len(chunk):
+                return
+        yield told
 
     def hopeless(self, graph: Graph) -> bool:
         """Whether the graph is no smaller than the best that reaches eps; proposers use the bounds of the error."""
@@ -138,6 +162,7 @@ def run_search(
     dtype: torch.dtype | None = None,
     asked: str = "",
     save: PathLikeStr | None = None,
+    workers: int | None = None,
 ) -> SearchResult:
     """Search.
 
@@ -152,6 +177,7 @@ def run_search(
         dtype: of the results, where it is a half type.
         asked: the target in words.
         save: a file that keeps all trials; if it is there, the search goes on from it.
+        workers: processes that fit; None for this one. It does not change what is found.
 
     Raises:
         ShapeError: a shape of another number of entries, or of less than two modes above 1.
@@ -181,13 +207,15 @@ def run_search(
         warm=limits.warm,
     )
     path = None if save is None else Path(save)
-    state = _Run(objective, proposer, limits, path=path, saved_at=time.monotonic())
+    state = Run(objective, proposer, limits, path=path, saved_at=time.monotonic())
     if path is not None and path.exists():
         state.known = read_trials(path, objective.shape, x.dtype, x.device, _question(limits))
         state.order = list({id(t): t for t in state.known.values()}.values())
         _require_same(path, objective, state.order)
     bounds: dict[str, int] = {}
-    status = _converse(state, proposer.propose(Setting(objective, rng, bounds)), control, begun)
+    seed = int(torch.randint(2**31, (), generator=rng, device=rng.device))
+    with evaluator(objective, seed, workers) as fits:
+        status = converse(state, proposer.propose(Setting(objective, rng, bounds)), fits, control, begun)
     state.save(force=True)
     if not state.order:
         raise BudgetError(f"{proposer.name} tried nothing that fits ({asked}). Allow more parameters or time.")
@@ -214,7 +242,7 @@ def run_search(
             asked,
         )
 
-    tried = tuple(Candidate(str(t.graph), report(t)) for t in _worth(state.order))
+    tried = tuple(Candidate(str(t.graph), report(t)) for t in worth(state.order))
     best = min(tried, key=lambda c: _score(c.fit, limits))
     label = f"{best.label}, of {state.evaluations} fits ({state.pruned} left out by bounds, {state.cached} known)"
     best = Candidate(best.label, replace(best.fit, why=f"{best.fit.why}; {label}", elapsed_s=time.monotonic() - begun))
@@ -228,7 +256,14 @@ def run_search(
         state.evaluations,
         state.pruned,
         tuple(sorted(bounds.items())),
+        limits.eps,
     )
+
+
+def _key(proposal: Proposal) -> str:
+    """Under which a proposal is remembered."""
+    how = "" if not proposal.free_ranks else "free " if proposal.parent is None else "polished "
+    return how + proposal.graph.key
 
 
 def _question(limits: Limits) -> str:
@@ -248,7 +283,7 @@ def _require_same(path: Path, objective: DenseObjective, trials: list[Trial]) ->
             )
 
 
-def _worth(trials: list[Trial]) -> list[Trial]:
+def worth(trials: list[Trial]) -> list[Trial]:
     """The trials that no other one beats in both size and error."""
     front: list[Trial] = []
     for t in sorted(trials, key=lambda t: (t.graph.n_params, t.error)):
@@ -257,8 +292,15 @@ def _worth(trials: list[Trial]) -> list[Trial]:
     return front
 
 
-def _converse(state: _Run, talk: Conversation, control: Control, begun: float) -> Status:
-    """Ask, fit, tell; why it ended."""
+def converse(
+    state: Run,
+    talk: Conversation,
+    fits: Evaluator,
+    control: Control,
+    begun: float,
+    heard: Callable[[], bool] | None = None,
+) -> Status:
+    """Ask, fit, tell; why it ended. After each fit memory is saved, and whoever listens may say that it is enough."""
     answers: list[Trial | None] | None = None
     try:
         while True:
@@ -267,9 +309,11 @@ def _converse(state: _Run, talk: Conversation, control: Control, begun: float) -
             except StopIteration:
                 return CONVERGED
             answers = []
-            for proposal in asks:
-                answers.append(state.answer(proposal))
+            for told in state.answers(asks, fits):
+                answers = told
                 state.save()
+                if heard is not None and heard():
+                    return REACHED
                 best = state.best
                 if control.progress is not None and best is not None:
                     control.progress(StepInfo(max(state.evaluations, 1), best.error, time.monotonic() - begun))

@@ -14,6 +14,7 @@ from typing import ClassVar
 
 from tnkit.search.from_cuts import CutSearch
 from tnkit.search.local import TnALE
+from tnkit.search.loops import LoopSearch
 from tnkit.search.proposer import STRATEGIES, Conversation, Proposer, Setting
 from tnkit.search.trees import TreeSearch
 
@@ -22,7 +23,7 @@ __all__ = ["Several"]
 
 @dataclass(frozen=True, slots=True)
 class Several(Proposer):
-    """Trees, then rings in any order, then any graph.
+    """Trees, graphs with one loop, then rings in any order, then any graph.
 
     Attributes:
         parts: the searches.
@@ -30,6 +31,7 @@ class Several(Proposer):
 
     parts: tuple[Proposer, ...] = (
         TreeSearch(),
+        LoopSearch(),
         TnALE(sweeps=3),
         TnALE("full", sweeps=3),
         CutSearch(candidates=2, seconds=2.0),

@@ -11,19 +11,20 @@ tnkit's own.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil, prod
+from math import ceil
 from typing import ClassVar
 
 import numpy as np
 
-from tnkit.linalg import choose_ranks
 from tnkit.search.graph import Graph
-from tnkit.search.objective import DenseObjective
+from tnkit.search.objective import Objective
 from tnkit.search.proposer import STRATEGIES, Conversation, Proposal, Proposer, Setting
 from tnkit.search.tree_bounds import MOST_MODES, cheapest_trees
+from tnkit.search.tree_fit import mask_beyond, size_at
 
 __all__ = ["TreeSearch"]
 
+_PATIENCE = 2  # starts that may gain nothing
 _HOPELESS = 1.3  # times the best size, beyond which an estimate is not followed up
 
 
@@ -48,16 +49,20 @@ class TreeSearch(Proposer):
             yield [Proposal(_train(setting.shape), free_ranks=True)]
             return
         found = self.trees(objective, setting.bounds)
-        first = yield [Proposal(_train(setting.shape), free_ranks=True)]
-        best = first[0]
+        best, failures = None, 0
         for estimate, graph in found[: self.candidates]:
-            if best is not None and objective.reached(best.error) and estimate > _HOPELESS * best.graph.n_params:
-                break
+            if best is not None and objective.reached(best.error):
+                least = setting.bounds["any tree"]
+                if best.graph.n_params <= least or estimate > _HOPELESS * best.graph.n_params or failures >= _PATIENCE:
+                    break
             (trial,) = yield [Proposal(graph, free_ranks=True)]
+            failures += 1
             if trial is not None and (best is None or objective.score(trial) < objective.score(best)):
-                best = trial
+                best, failures = trial, 0
+        if best is not None and best.graph.n_params > setting.bounds.get("any tree", 0):
+            yield [Proposal(best.graph, best, free_ranks=True)]
 
-    def trees(self, objective: DenseObjective, bounds: dict[str, int]) -> list[tuple[float, Graph]]:
+    def trees(self, objective: Objective, bounds: dict[str, int]) -> list[tuple[float, Graph]]:
         """(estimate, tree), the best first; with an eps, puts the bound of all trees where bounds go."""
         cuts = objective.cuts
         assert cuts is not None
@@ -73,43 +78,17 @@ class TreeSearch(Proposer):
         unique = {graph.with_flat_ranks().key: graph for _, graph in cheap}
         return sorted(((self.estimate(g, objective), g) for g in unique.values()), key=lambda pair: pair[0])
 
-    def estimate(self, graph: Graph, objective: DenseObjective) -> float:
+    def estimate(self, graph: Graph, objective: Objective) -> float:
         """Entries at ranks that are chosen together, or the loss where a size is asked."""
-        cuts, bonds = objective.cuts, list(graph.ranks)
-        assert cuts is not None
-        spectra = [cuts.energies(mask_beyond(graph, bond)) for bond in bonds]
-
-        def cost(ranks: tuple[int, ...]) -> int:
-            known = dict(zip(bonds, ranks, strict=True))
-            return sum(
-                prod(graph.shape[k] for k in modes) * prod(r for b, r in known.items() if node in b)
-                for node, modes in enumerate(graph.nodes)
-            )
-
-        if objective.eps is not None:
-            # tails of many cuts overlap, so that their sum is allowed to be larger than the error by about half of each
-            more = 1.0 + 0.5 * max(len(bonds) - 1, 0)
-            allowed2 = (objective.eps * objective.norm) ** 2
-            return float(cost(choose_ranks(spectra, cost, max_error2=allowed2 * more)))
-        size = objective.max_params
-        if size is None or cost((1,) * len(bonds)) > size:
+        fits = objective.trees
+        if objective.eps is None and (
+            objective.max_params is None or size_at(graph, dict.fromkeys(graph.ranks, 1)) > objective.max_params
+        ):
             return float("inf")
-        ranks = choose_ranks(spectra, cost, max_cost=size)
-        return sum(float(e[r:].sum()) for e, r in zip(spectra, ranks, strict=True))
-
-
-def mask_beyond(graph: Graph, bond: tuple[int, int]) -> int:
-    """The modes on one side of a bond of a tree."""
-    seen, stack = {bond[0]}, [bond[0]]
-    while stack:
-        node = stack.pop()
-        for other in graph.ranks:
-            if node in other and other != bond:
-                (far,) = set(other) - {node}
-                if far not in seen:
-                    seen.add(far)
-                    stack.append(far)
-    return sum(1 << k for node in seen for k in graph.nodes[node])
+        ranks = fits.ranks(graph)
+        if objective.eps is not None:
+            return float(size_at(graph, ranks))
+        return sum(float(fits.cuts.tails(mask_beyond(graph, bond))[r]) for bond, r in ranks.items())
 
 
 def _train(shape: tuple[int, ...]) -> Graph:

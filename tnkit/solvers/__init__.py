@@ -1,6 +1,7 @@
 """The iteration loop, when it stops, and how it says that it ended."""
 
-from tnkit.solvers.loop import Control, Outcome, Progress, StepInfo, iterate
+from tnkit.solvers.loop import NO_LIMIT, Control, Outcome, OutOfTime, Progress, StepInfo, iterate
+from tnkit.solvers.record import Record
 from tnkit.solvers.status import (
     CONVERGED,
     DIRECT,
@@ -20,11 +21,14 @@ __all__ = [
     "FLOOR",
     "INTERRUPTED",
     "MAX_STEPS",
+    "NO_LIMIT",
     "REACHED",
     "TIME_LIMIT",
     "Control",
+    "OutOfTime",
     "Outcome",
     "Progress",
+    "Record",
     "Status",
     "StepInfo",
     "iterate",

@@ -18,7 +18,7 @@ from typing import Generic, Protocol, TypeVar
 
 from tnkit.solvers.status import CONVERGED, INTERRUPTED, MAX_STEPS, REACHED, TIME_LIMIT, Status
 
-__all__ = ["Control", "Outcome", "Progress", "StepInfo", "iterate"]
+__all__ = ["NO_LIMIT", "Control", "OutOfTime", "Outcome", "Progress", "StepInfo", "iterate"]
 
 S = TypeVar("S")
 
@@ -43,6 +43,10 @@ class Progress(Protocol):
 
     def __call__(self, info: StepInfo, /) -> None:
         """Hear of a step."""
+
+
+class OutOfTime(Exception):
+    """Raised inside a long step by `Control.check`; it ends the loop as the deadline does, with the best so far."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +82,19 @@ class Control:
         """Whether the deadline has passed."""
         return time.monotonic() > self.deadline
 
+    def check(self) -> None:
+        """For long steps, between their parts.
+
+        Raises:
+            OutOfTime: the deadline has passed; `iterate` takes it.
+        """
+        if self.out_of_time:
+            raise OutOfTime
+
+
+#: No deadline, nobody to tell.
+NO_LIMIT = Control()
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome(Generic[S]):
@@ -109,8 +126,8 @@ def iterate(
         start_error: of the first state, if it is known.
 
     Returns:
-        The state of the smallest error. A step that raises KeyboardInterrupt ends the loop with what there is;
-        a step whose error is not finite ends it as well.
+        The state of the smallest error. A step that raises KeyboardInterrupt or OutOfTime ends the loop with what there
+        is; a step whose error is not finite ends it as well.
     """
     best, best_error = start, start_error
     state, history, begun = start, list[StepInfo](), time.monotonic()
@@ -135,6 +152,8 @@ def iterate(
                 break
     except KeyboardInterrupt:
         status = INTERRUPTED
+    except OutOfTime:
+        status = TIME_LIMIT
     return Outcome(best, best_error, tuple(history), status)
 
 

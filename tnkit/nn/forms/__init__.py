@@ -8,6 +8,7 @@ from tnkit.nn.forms.cp import CPForm
 from tnkit.nn.forms.kernel_network import KernelNetworkForm
 from tnkit.nn.forms.low_rank import LowRankForm
 from tnkit.nn.forms.network import NetworkForm, bucket
+from tnkit.nn.forms.partial import PartialForm, ResizedForm
 from tnkit.nn.forms.sparse import SparseForm
 from tnkit.nn.forms.spatial import SpatialForm
 from tnkit.nn.forms.tucker2 import Tucker2Form
@@ -25,6 +26,8 @@ __all__ = [
     "LowRankForm",
     "MatrixForm",
     "NetworkForm",
+    "PartialForm",
+    "ResizedForm",
     "SparseForm",
     "SpatialForm",
     "Tucker2Form",

@@ -1,4 +1,4 @@
-"""matplotlib: `import tnkit.interop.matplotlib`, and what `tk.nn.analyze` or `tk.nn.compress` found can be plotted.
+"""Pictures of what `tk.nn.analyze` and `tk.nn.compress` found: `.plot()`.
 
 Example:
     >>> import torch, tnkit as tk, tnkit.interop.matplotlib

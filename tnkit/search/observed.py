@@ -1,0 +1,166 @@
+"""The objective of a search on observed entries: fit a graph to most of them, measure it on those that are held out.
+
+The held-out entries are the same for all graphs. A fit from noise is annealed, one from a parent's tensors goes on; it
+ends where the held-out error has settled, and its best sweep counts. So the error of a trial is that on what it has not
+seen, and more ranks do not always help.
+
+Reference: sweeps as in `tnkit.completion.als` (Grasedyck, Kluge, Krämer 2015, doi:10.1137/130942401).
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from math import inf, sqrt
+
+import torch
+from torch import Tensor
+
+from tnkit.completion.entrywise import Entrywise
+from tnkit.completion.holdout import split
+from tnkit.completion.observations import Observations
+from tnkit.completion.rows import Data
+from tnkit.completion.sweep import balanced, sweep
+from tnkit.formats import Layout, random_tensors
+from tnkit.search.graph import Graph
+from tnkit.search.objective import Objective, Trial, moved
+from tnkit.solvers import Control
+from tnkit.tensorize import Tensorization
+
+__all__ = ["ObservedObjective"]
+
+_RATE, _ANNEALED, _PATIENCE = 0.8, 20, 5  # of the annealing; its sweeps; sweeps without a gain
+
+
+class ObservedObjective(Objective):
+    """Fits graphs to observed entries.
+
+    Args:
+        observations: all of them.
+        plan: from the array to the modes of the graphs.
+        rng: chooses what is held out, and starts.
+        control: deadline.
+        holdout: the share that is held out.
+        ridge: as for `CompletionALS`.
+        sample: entries of the fit at the most; a part of them is drawn where there are more.
+    """
+
+    def __init__(
+        self,
+        observations: Observations,
+        plan: Tensorization,
+        *,
+        rng: torch.Generator,
+        control: Control,
+        holdout: float = 0.1,
+        ridge: float = 3.0,
+        sample: int | None = None,
+    ) -> None:
+        super().__init__(plan.out_shape, eps=None, max_params=None, rng=rng, control=control)
+        self.plan, self.ridge, self.all = plan, ridge, observations
+        held = split(observations, holdout, rng)
+        if held is None:
+            held = torch.zeros(observations.n, dtype=torch.bool, device=observations.values.device)
+        self.most = known = observations.take(~held)
+        if sample is not None and known.n > sample:
+            order = torch.randperm(known.n, generator=rng, device=rng.device)[:sample].to(held.device)
+            picks = torch.zeros(known.n, dtype=torch.bool, device=held.device)
+            picks[order] = True
+            known = known.take(picks)
+        self.known, self.held = known, observations.take(held) if bool(held.any()) else known
+        self.scale = float(observations.values.abs().square().mean().sqrt()) or 1.0
+
+    def layout(self, graph: Graph) -> Layout:
+        """Of a graph over the array's own shape."""
+        return replace(graph.layout(), shape=self.plan.shape, tensorization=self.plan)
+
+    def fit(self, graph: Graph, start: Trial | None = None, *, steps: int = 100, starts: int = 1) -> Trial:
+        """The graph at its ranks.
+
+        Args:
+            graph: the structure.
+            start: a trial over the same nodes.
+            steps: sweeps at the most.
+            starts: not used: one.
+        """
+        begun = time.perf_counter()
+        tensors = None if start is None else moved(start, graph, self.rng)
+        best, error = self.descend(graph, tensors, self.known, self.held, steps)
+        return Trial(graph, best, error, time.perf_counter() - begun, effort=steps * starts)
+
+    def with_all_entries(self, trial: Trial, steps: int = 40) -> Trial:
+        """A trial fitted to all that is not held out, where the fits see a part of it only; the better one."""
+        if self.most.n == self.known.n or self.control.out_of_time:
+            return trial
+        tensors, error = self.descend(trial.graph, trial.tensors, self.most, self.held, steps, trial.error**2)
+        return trial if error > trial.error else replace(trial, tensors=tensors, error=error)
+
+    def refit(self, trial: Trial, steps: int = 30) -> tuple[tuple[Tensor, ...], float]:
+        """A trial fitted to all entries, and its relative error on them."""
+        tensors, _ = self.descend(trial.graph, trial.tensors, self.all, None, steps, level=trial.error**2)
+        return tensors, self.error(trial.graph, tensors, self.all)
+
+    def error(self, graph: Graph, tensors: tuple[Tensor, ...], entries: Observations) -> float:
+        """Relative, at some entries."""
+        net = self.network(graph, entries)
+        values = entries.values / self.scale
+        weights = 1.0 if entries.weights is None else entries.weights
+        wrong = ((values - net.values(tensors)).abs().square() * weights).sum()
+        return sqrt(float(wrong / (values.abs().square() * weights).sum().clamp_min(1e-300)))
+
+    def unscaled(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Tensors of the entries themselves; fits are of entries of root mean square 1."""
+        return (tensors[0] * self.scale, *tensors[1:])
+
+    def network(self, graph: Graph, entries: Observations) -> Entrywise:
+        """At some entries."""
+        layout = self.layout(graph)
+        return Entrywise.of(layout.topology, layout.sizes, layout.inner_plan.positions(entries.indices))
+
+    def descend(
+        self,
+        graph: Graph,
+        start: tuple[Tensor, ...] | None,
+        entries: Observations,
+        held: Observations | None,
+        steps: int,
+        level: float = 1.0,
+    ) -> tuple[tuple[Tensor, ...], float]:
+        """Sweeps until the error on what is held out (or the fit itself) has settled; the best sweep."""
+        net = self.network(graph, entries)
+        root = None if entries.weights is None else entries.weights.sqrt()
+        data = Data(entries.values / self.scale, root)
+        norm2 = max(float(data.weighted.abs().square().sum()), 1e-300)
+        beside = None if held is None else self.network(graph, held)
+        target = None if held is None else held.values / self.scale
+        tensors = self.random(graph, data.values) if start is None else balanced(start)
+        heat, noise = (10.0 if start is None else 0.5 if held is not None else 0.0), level
+        best, least, since = tensors, inf, 0
+        for number in range(steps):
+            warm = heat * _RATE**number * min(1.0, 10 * noise)
+
+            def kappa(unknowns: int, rows: int, warm: float = warm, noise: float = noise) -> float:
+                return warm + self.ridge * noise * unknowns * rows / entries.n
+
+            tensors, residual2 = sweep(net, tensors, data, kappa)
+            fitted = sqrt(max(float(residual2), 0.0) / norm2)
+            error = fitted
+            if beside is not None and target is not None:
+                error = float((target - beside.values(tensors)).norm() / target.norm().clamp_min(1e-300))
+                noise = min(1.0, error * fitted)
+            if error < least * (1 - 2e-3):
+                since = 0
+            elif number >= (_ANNEALED if start is None else 0):
+                since += 1
+            if error < least:
+                best, least = tensors, error
+            if since >= _PATIENCE or least < 1e-10 or self.control.out_of_time:
+                break
+        return best, least
+
+    def random(self, graph: Graph, values: Tensor) -> tuple[Tensor, ...]:
+        """Normal numbers, with a mean where the data has one."""
+        mean = min(1.0, abs(complex(values.mean())))
+        drawn = balanced(random_tensors(graph.layout(), graph.bond_ranks(), values, self.rng))
+        size = drawn[0].abs().square().mean().sqrt()
+        return tuple((1 - mean**2) ** 0.5 * t + mean * size for t in drawn)
