@@ -162,7 +162,8 @@ def test_completion_by_search_beats_the_order_that_was_given() -> None:
     graph = chain((6,) * 4, (2, 4, 2), order=(0, 2, 1, 3))  # coarse beside coarse, fine beside fine
     x = planted(graph).reshape(36, 36)
     mask = torch.rand(x.shape, generator=torch.Generator().manual_seed(1)) < 0.4
-    method = StructureSearch(shape=(6,) * 4, strategy=RankLadder(mixed_orders((0, 0, 1, 1)), rungs=(2, 3, 4), raises=2))
+    ladder = RankLadder(mixed_orders((0, 0, 1, 1)), ("train",), rungs=(2, 3, 4), raises=2)
+    method = StructureSearch(shape=(6,) * 4, strategy=ladder)
     done = tk.complete(x, mask=mask, method=method)
     assert done.tensor is not None
     assert done.tensor.shape == (36, 36)
