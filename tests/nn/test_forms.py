@@ -274,7 +274,7 @@ def test_the_contract_of_layers(name: str) -> None:
 
 def test_every_form_and_every_specification_is_tried_here() -> None:
     kinds = {compress_layer(layer, spec).module.form.kind for layer, spec, _ in SMALL.values()}
-    assert kinds == set(FORMS.names())
+    assert kinds == set(FORMS.names()) - {"partial", "resized"}  # those of whole blocks: tests/nn/test_rotate.py
     assert {spec.name for _, spec, _ in SMALL.values()} == set(LAYER_SPECS.names())
 
 

@@ -58,9 +58,9 @@ class CompletionFit:
         train_error: relative error on all observed entries.
         status: how it ended.
         history: the steps; their error is that of the held-out entries where some are held out.
-        layout: of the tensors, where the method has chosen the network itself.
         std: from (M, d) indices to (M,) standard deviations of the model there, where the method knows them.
         function: from (M, d) indices to (M,) values, where the method has neither tensors nor a dense array.
+        layout: of the tensors, where the method has chosen the network itself.
     """
 
     tensors: tuple[Tensor, ...] | None
@@ -69,9 +69,9 @@ class CompletionFit:
     train_error: float
     status: Status
     history: tuple[StepInfo, ...] = ()
-    layout: Layout | None = None
     std: Callable[[Tensor], Tensor] | None = None
     function: Callable[[Tensor], Tensor] | None = None
+    layout: Layout | None = None
 
 
 class CompletionMethod(ABC):

@@ -86,7 +86,9 @@ class StructureSearch(CompletionMethod):
         best = objective.with_all_entries(best)
         tensors, train = objective.refit(best)
         layout = objective.layout(best.graph)
-        return CompletionFit(objective.unscaled(tensors), None, best.error, train, status, tuple(history), layout)
+        return CompletionFit(
+            objective.unscaled(tensors), None, best.error, train, status, tuple(history), layout=layout
+        )
 
     def split(self, shape: tuple[int, ...]) -> tuple[Tensorization, tuple[int, ...]]:
         """The plan, and the mode of the array that each part is of (its own number, where that is not known)."""

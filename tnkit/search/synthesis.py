@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
 from tnkit.search.graph import Bond, Graph
+from tnkit.search.objective import DenseObjective
 from tnkit.search.proposer import STRATEGIES, Conversation, Proposal, Proposer, Setting
 from tnkit.search.trees import TreeSearch
 
@@ -52,7 +53,7 @@ class Synthesis(Proposer):
     def propose(self, setting: Setting) -> Conversation:
         """See `Proposer.propose`."""
         objective, d = setting.objective, len(setting.shape)
-        if objective.cuts is None or d > _MOST:
+        if not isinstance(objective, DenseObjective) or objective.cuts is None or d > _MOST:
             return
         estimate = TreeSearch().estimate
         known: dict[Cuts, float] = {}

@@ -17,7 +17,7 @@ from typing import ClassVar
 import numpy as np
 
 from tnkit.search.graph import Graph
-from tnkit.search.objective import Objective
+from tnkit.search.objective import DenseObjective
 from tnkit.search.proposer import STRATEGIES, Conversation, Proposal, Proposer, Setting
 from tnkit.search.tree_bounds import MOST_MODES, cheapest_trees
 from tnkit.search.tree_fit import mask_beyond, size_at
@@ -45,7 +45,7 @@ class TreeSearch(Proposer):
     def propose(self, setting: Setting) -> Conversation:
         """See `Proposer.propose`."""
         objective = setting.objective
-        if objective.cuts is None or len(setting.shape) > MOST_MODES:
+        if not isinstance(objective, DenseObjective) or objective.cuts is None or len(setting.shape) > MOST_MODES:
             yield [Proposal(_train(setting.shape), free_ranks=True)]
             return
         found = self.trees(objective, setting.bounds)
@@ -62,7 +62,7 @@ class TreeSearch(Proposer):
         if best is not None and best.graph.n_params > setting.bounds.get("any tree", 0):
             yield [Proposal(best.graph, best, free_ranks=True)]
 
-    def trees(self, objective: Objective, bounds: dict[str, int]) -> list[tuple[float, Graph]]:
+    def trees(self, objective: DenseObjective, bounds: dict[str, int]) -> list[tuple[float, Graph]]:
         """(estimate, tree), the best first; with an eps, puts the bound of all trees where bounds go."""
         cuts = objective.cuts
         assert cuts is not None
@@ -78,7 +78,7 @@ class TreeSearch(Proposer):
         unique = {graph.with_flat_ranks().key: graph for _, graph in cheap}
         return sorted(((self.estimate(g, objective), g) for g in unique.values()), key=lambda pair: pair[0])
 
-    def estimate(self, graph: Graph, objective: Objective) -> float:
+    def estimate(self, graph: Graph, objective: DenseObjective) -> float:
         """Entries at ranks that are chosen together, or the loss where a size is asked."""
         fits = objective.trees
         if objective.eps is None and (
