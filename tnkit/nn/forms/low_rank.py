@@ -111,6 +111,8 @@ class LowRankForm(MatrixForm):
         """Whether r² more multiplications for each of many rows cost less than to put its m or n numbers in order."""
         if self.pivots == "none" or is_traced(x):
             return False
+        if self.rank * (self.m + self.n) >= self.m * self.n:  # never more than the dense layer
+            return False
         side = self.m if self.pivots == "rows" else self.n
         return x.numel() >= self.n * MANY * self.rank and self.rank**2 <= GATHER * side
 

@@ -7,7 +7,6 @@ from tnkit.nn.specs.common_rows import CommonRows
 from tnkit.nn.specs.cp import CPLayer
 from tnkit.nn.specs.low_rank import LowRankLayer
 from tnkit.nn.specs.network import NetworkLayer
-from tnkit.nn.specs.searched import SearchedLayer
 from tnkit.nn.specs.sparse import SparseLayer
 from tnkit.nn.specs.spatial_svd import SpatialSVD
 from tnkit.nn.specs.tucker2 import Tucker2
@@ -26,7 +25,6 @@ __all__ = [
     "LowRankLayer",
     "NetworkLayer",
     "RankGrid",
-    "SearchedLayer",
     "SparseLayer",
     "SpatialSVD",
     "Tucker2",
