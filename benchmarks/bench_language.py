@@ -1,8 +1,8 @@
 """A language model of characters made smaller without tuning: `python -m benchmarks.bench_language [--steps N]`.
 
-432 k parameters, trained here for a short while on nine tenths of the docstrings of the standard library, tested on text of the last
-tenth. `keep` is the share of the parameters of its Linear layers. The published ways cut every layer alike and hold two
-factors; all see the same calibration text.
+432 k parameters, trained here for a short while on nine tenths of the docstrings of the standard library, tested on
+text of the last tenth. `keep` is the share of the parameters of its Linear layers. The published ways cut every layer
+alike and hold two factors; all see the same calibration text.
 """
 
 from __future__ import annotations

@@ -78,7 +78,10 @@ Answer = tuple[int, Callable[[], Tensor]]
 def searched(x: Tensor, eps: float, strategy: str | Proposer, seed: int, base: Row, **options: object) -> Row:
     """One of tnkit's."""
     begun = time.perf_counter()
-    result = tk.search(x, eps=eps, strategy=strategy, rng=seed, **options)  # type: ignore[arg-type]
+    try:
+        result = tk.search(x, eps=eps, strategy=strategy, rng=seed, **options)  # type: ignore[arg-type]
+    except tk.TnkitError as error:  # it does not take such an array, or had no time for a single fit
+        return replace(base, status=f"{type(error).__name__}: {error}"[:80])
     seconds, fit = time.perf_counter() - begun, result.best.fit
     error = relative_error(x, fit.tensor.to_dense())
     bounds = [least for _, least in result.bounds]

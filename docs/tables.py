@@ -211,6 +211,68 @@ def keeps(row: dict) -> bool:
     return row["rel_error"] <= row["eps"] * (1 + 1e-9)
 
 
+def of_models(name: str, columns: dict[str, tuple[str, str]]) -> list[list[str]]:
+    """The rows of a benchmark of models or layers: heading to (field, format); fields that are not there stay empty."""
+    found = figures(name)
+    rows = found if isinstance(found, list) else found["rows"]
+
+    def cell(row: dict, field: str, how: str) -> str:
+        value = row.get(field)
+        return "" if value is None else format(value, how)
+
+    return [list(columns), *([cell(row, *column) for column in columns.values()] for row in rows)]
+
+
+def vision() -> list[list[str]]:
+    head = ["seed", "times smaller", "parameters", "dense", "at once", "recovered"]
+    rows = [
+        [
+            str(r["seed"]),
+            str(r["smaller"]),
+            f"{r['params']:,}",
+            *(f"{r[k]:.1%}" for k in ("dense", "at_once", "recovered")),
+        ]
+        for r in figures("bench_vision")["digits"]
+    ]
+    return [head, *rows]
+
+
+def convolution() -> list[list[str]]:
+    rows = [[r["what"], f"{r['params']:,}", f"{r['ms']:.1f}"] for r in figures("bench_vision")["layer"]]
+    return [["256 → 256, 3×3, on 28×28, batch 8", "parameters", "ms"], *rows]
+
+
+def matrices() -> list[list[str]]:
+    columns = {
+        "matrix": ("matrix", ""),
+        "format": ("format", ""),
+        "numbers": ("params", ","),
+        "error": ("error", ".4f"),
+    }
+    return of_models("bench_matrices", columns | {"the paper's algorithm": ("rival_error", ".4f")})
+
+
+def language() -> list[list[str]]:
+    columns = {
+        "who": ("who", ""),
+        "keep": ("keep", ""),
+        "perplexity": ("perplexity", ".3f"),
+        "worse by": ("worse", ".1%"),
+    }
+    return of_models("bench_language", columns)
+
+
+def sentences() -> list[list[str]]:
+    columns = {"who": ("who", ""), "keep": ("keep", ""), "cosine": ("cosine", ".3f"), "top-10": ("overlap", ".3f")}
+    times = {"ms": ("ms", ".0f"), "ms dense": ("ms_dense", ".0f"), "layers slower than dense": ("slower", "")}
+    return of_models("bench_encoder", columns | times)
+
+
+def conversion() -> list[list[str]]:
+    columns = {"layer": ("size", ""), "who": ("who", ""), "seconds": ("convert_s", ".1f"), "numbers": ("params", ",")}
+    return of_models("bench_layers", columns | {"error": ("error", ".3f"), "": ("failed", "")})
+
+
 TABLES: dict[str, Callable[[], list[list[str]]]] = {
     "formats": formats,
     "methods": methods,
@@ -225,6 +287,12 @@ TABLES: dict[str, Callable[[], list[list[str]]]] = {
     "published": published,
     "coordinates": coordinates,
     "smooth": smooth,
+    "vision": vision,
+    "convolution": convolution,
+    "matrices": matrices,
+    "language": language,
+    "sentences": sentences,
+    "conversion": conversion,
 }
 
 

@@ -71,7 +71,7 @@ def run(name: str, x: Any, mask: Any = None, **options: Any) -> Any:
 @pytest.mark.parametrize(
     ("spec", "shape", "share", "method"),
     [
-        ("tt", (12, 12, 12, 12), 0.15, RiemannianCG()),
+        ("tt", (10, 10, 10, 10), 0.2, RiemannianCG()),
         ("tucker", (24, 24, 24), 0.12, RiemannianCG()),
         ("tucker", (24, 24, 24), 0.2, ScaledGD()),
         ("tucker", (20, 20, 20), 0.3, ScaledGD(damping=1e-2, max_steps=1500)),
@@ -251,7 +251,7 @@ def test_networks_of_the_positions_are_smooth() -> None:
     i, j = np.mgrid[:30, :30] / 30
     x = np.sin(6 * i * j) + np.cos(5 * i)
     mask = np.random.default_rng(0).random(x.shape) < 0.2
-    done = complete(x, mask=mask, method=FunctionalNetwork(width=48, max_steps=600))
+    done = complete(x, mask=mask, method=FunctionalNetwork(width=48, max_steps=400))
     assert np.linalg.norm(done.filled - x) < 0.08 * np.linalg.norm(x)
     assert done.tensor is not None
     assert done.tensor.name == "tucker"

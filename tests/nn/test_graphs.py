@@ -45,3 +45,17 @@ def test_by_inductor() -> None:
     small, _ = tk.nn.compress(model, tk.Budget(params=0.5), [x], rules, measure=False)
     torch._dynamo.reset()
     assert torch.allclose(torch.compile(small, fullgraph=True)(x), small(x), atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+@torch.no_grad()
+def test_blocks_that_are_smaller() -> None:
+    calib = [{"input_ids": IDS}]
+    narrow, _ = tk.nn.rotate_blocks(made("bert"), 0.75, calib, measure=False)
+    small, _ = tk.nn.compress_blocks(narrow, 0.5, calib, measure=False)
+    want = small(input_ids=IDS)[0]
+    exported = torch.export.export(small, (), {"input_ids": IDS}, strict=False)
+    assert torch.allclose(exported.module()(input_ids=IDS)[0], want, atol=1e-5)
+    torch._dynamo.reset()
+    compiled = torch.compile(small, fullgraph=True, backend="eager")
+    assert torch.allclose(compiled(input_ids=IDS)[0], want, atol=1e-5)

@@ -117,3 +117,10 @@ def test_a_teacher_is_asked_once_for_each_batch(teacher: nn.Module, batches: lis
 def test_nothing_asked_of_recovery(teacher: nn.Module, batches: list[torch.Tensor]) -> None:
     with pytest.raises(OptionError, match="match_sweeps"):
         tk.nn.recover(small_of(teacher, batches), teacher, batches, match_sweeps=0, max_steps=0)
+
+
+def test_a_rate_that_is_too_high_is_lowered(teacher: nn.Module, batches: list[torch.Tensor]) -> None:
+    small = small_of(teacher, batches)
+    _, report = tk.nn.recover(small, teacher, batches, match_sweeps=0, max_steps=300, learning_rate=1.0)
+    assert max(error for _, error in report.history) > 2 * report.error_before
+    assert report.error_after < report.error_before

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import tnkit as tk
+from tnkit.linalg.evbmf import evbmf_rank
 from tnkit.search import (
     ARD,
     TNGA,
@@ -23,7 +24,6 @@ from tnkit.search import (
     Synthesis,
     Trial,
 )
-from tnkit.search.evbmf import evbmf_rank
 from tnkit.search.full_network import FullNetwork
 from tnkit.search.graph import chain, ring, star
 from tnkit.search.ladder import binary_tree

@@ -44,10 +44,11 @@ def test_every_candidate_can_be_drawn(strategy: str, tmp_path: Path) -> None:
     for candidate in found.tried:
         text = candidate.drawing()
         assert text.strip()
-    figure = found.plot(tmp_path / "front.png")
+    figure = found.plot()
+    figure.savefig(tmp_path / "front.png")
     assert (tmp_path / "front.png").stat().st_size > 1000
     assert len(figure.axes[0].collections) >= 2
-    found.plot_network(tmp_path / "network.svg")
+    found.best.plot().savefig(tmp_path / "network.svg")
     assert "<svg" in (tmp_path / "network.svg").read_text()
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import prod
 
+from tnkit.completion.als import CompletionALS
 from tnkit.completion.base import CompletionFit, CompletionMethod, CompletionProblem
 from tnkit.completion.halrtc import TruncatedNuclear
 from tnkit.completion.holdout_alike import split_alike
@@ -161,6 +162,7 @@ def _format_error(
     """What the format leaves on entries that it was not shown."""
     assert problem.layout is not None
     limited = problem.control.within(FORMAT_S)
+    method = replace(method, refine=False) if isinstance(method, CompletionALS) else method
     fit = method.fit(replace(problem, observations=known, ranks=None, control=limited))
     if fit.tensors is None:
         return float("inf")

@@ -37,6 +37,8 @@ S = TypeVar("S")
 Tensors = tuple[Tensor, ...]
 #: A rank counts as better where the held-out error falls by this share.
 GAIN = 0.02
+#: A held-out error beyond this may be that of a local minimum: another start is tried.
+SOUND = 0.4
 
 
 class Descent(Protocol[S]):
@@ -64,6 +66,7 @@ class Steps:
         max_rank: ranks are tried up to this where none is given.
         refit: steps on all entries at the end.
         every: the error is measured after so many steps.
+        starts: at each rank at the most; there is another where held-out entries are met much worse than the others.
     """
 
     max_steps: int
@@ -73,6 +76,7 @@ class Steps:
     max_rank: int
     refit: int
     every: int = 1
+    starts: int = 1
 
     def require(self, who: str) -> None:
         """Refuse numbers outside their ranges.
@@ -80,10 +84,11 @@ class Steps:
         Raises:
             OptionError: so it is.
         """
-        whole = min(self.max_steps, self.patience, self.max_rank, self.every) >= 1
+        whole = min(self.max_steps, self.patience, self.max_rank, self.every, self.starts) >= 1
         if not (whole and self.tol >= 0 and 0 <= self.holdout < 1):
             raise OptionError(
-                f"{who}: max_steps, patience and max_rank must be 1 or more, tol at least 0, holdout from 0 to below 1."
+                f"{who}: max_steps, patience, max_rank and starts must be 1 or more, tol at least 0, holdout "
+                "from 0 to below 1."
             )
 
 
@@ -216,13 +221,18 @@ def fit_tensors(
         ranks = ranks[:1]
     misses = 0
     for rank in ranks:
-        before = best.tensors
-        tensors, error, status = descend(known, rank, before, steps.max_steps)
-        if best.tensors is None or error < (1 - GAIN) * best.error:
-            best.tensors, best.ranks, best.error, misses = tensors, rank, error, 0
-        else:
-            misses += 1
-        if status in (INTERRUPTED, TIME_LIMIT) or misses >= 2 or best.error < 1e-9 or problem.control.out_of_time:
+        gained = False
+        for number in range(steps.starts):
+            before = best.tensors if number == 0 else None  # a fresh start where the last network led nowhere
+            tensors, error, status = descend(known, rank, before, steps.max_steps)
+            if best.tensors is None or error < (1 - GAIN) * best.error:
+                best.tensors, best.ranks, best.error, gained = tensors, rank, error, True
+            stopped = status in (INTERRUPTED, TIME_LIMIT) or problem.control.out_of_time
+            sound = aside is None or error <= min(SOUND, 2 * judge(tensors, known))
+            if stopped or sound or (gained and len(ranks) > 1):
+                break
+        misses = 0 if gained else misses + 1
+        if stopped or misses >= 2 or best.error < 1e-9:
             break
     assert best.tensors is not None
     stopped = status in (INTERRUPTED, TIME_LIMIT)

@@ -120,7 +120,7 @@ class FunBaT(CompletionMethod):
             relative(s, y, indices),
             found.status,
             tuple(found.history),
-            std,
+            std=std,
         )
 
     def positions(self, shape: Sequence[int]) -> list[Array]:

@@ -185,13 +185,14 @@ class RankSearch:
                 t.keep(trial)
 
     def trim(self) -> None:
-        """Each bond in turn, one less, as long as the held-out error stays."""
+        """Each bond in turn, one less, as long as the held-out error stays within chance of the smallest."""
         t = self.trials
         open_bonds = list(self.worth_trying())
+        least = t.best.heldout if t.best is not None else 0.0
         while open_bonds and t.stopped is None and t.best is not None:
             k, base = open_bonds[0], t.best
             ranks = tuple(r - (j == k) for j, r in enumerate(base.ranks))
-            allowed = max(t.exact, base.heldout * (1 + 1e-3))
+            allowed = max(t.exact, least * (1 + t.gain / 2))
             trial = t.lowered(base, ranks, 20) if ranks[k] > 0 else None
             if trial is not None and trial.heldout <= allowed:
                 t.best = trial

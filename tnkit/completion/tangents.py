@@ -102,7 +102,7 @@ class _Train(Geometry):
         for k in range(len(cores) - 1):
             r, n, s = cores[k].shape
             q, rest = _qr(cores[k].reshape(r * n, s))
-            cores[k] = q.reshape(r, n, s)
+            cores[k] = q.reshape(r, n, -1)  # fewer columns than s where r n is smaller
             cores[k + 1] = torch.tensordot(rest, cores[k + 1], dims=1)
         return tuple(cores)
 

@@ -1,24 +1,16 @@
-"""EVBMF: the rank at which a matrix stops being told from noise, by the analytic solution of variational Bayes.
-
-The noise variance is what makes the free energy least; a singular value counts as signal if it exceeds
-√(Mσ²(1 + τ)(1 + α/τ)), α = L/M, τ = 2.5129 √α. A matrix without signal gives rank 0.
-
-Reference: Nakajima et al., Global analytic solution of fully-observed variational Bayesian matrix factorization,
-JMLR 14 (2013), 1–37.
-"""
+"""Ranks of layers by EVBMF: see `tnkit.linalg.evbmf`."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
-from scipy.optimize import minimize_scalar
 from torch import Tensor, nn
 
 from tnkit.errors import ShapeError
+from tnkit.linalg.evbmf import evbmf_rank as spectral_rank
 from tnkit.nn.layers.recipe import find_recipe
 from tnkit.nn.scope import Rules, find_scope
 from tnkit.nn.specs import ChannelSVD, LayerSpec, LowRankLayer, Tucker2
-from tnkit.nn.specs.base import Floats
 
 __all__ = ["evbmf_rank", "evbmf_rules"]
 
@@ -45,39 +37,7 @@ def evbmf_rank(matrix: Tensor) -> int:
     if matrix.ndim != 2 or matrix.numel() == 0:
         raise ShapeError(f"evbmf_rank takes a matrix (m, n); this one has shape {tuple(matrix.shape)}.")
     s = torch.linalg.svdvals(matrix.detach().to(torch.float64)).cpu().numpy()
-    low, high = min(matrix.shape), max(matrix.shape)  # L <= M
-    if float(s[0]) == 0.0 or low == 1:
-        return int(float(s[0]) > 0.0)
-    alpha = low / high
-    tau = 2.5129 * alpha**0.5
-    edge = (1 + tau) * (1 + alpha / tau)
-    variance = _noise_variance(s, low, high, alpha, edge)
-    return int((s > (high * variance * edge) ** 0.5).sum())
-
-
-def _noise_variance(s: Floats, low: int, high: int, alpha: float, edge: float) -> float:
-    """σ² of the least free energy, between what the small singular values allow and all of the energy."""
-    first = min(int(np.ceil(low / (1 + alpha))) - 1, low - 1)
-    energy = s**2
-    most = float(energy.sum()) / (low * high)
-    least = max(float(energy[first]) / (high * edge), float(energy[first:].mean()) / high)
-    least = min(max(least, 1e-12 * most), most)
-
-    def free_energy(log_variance: float) -> float:
-        x = energy / (high * np.exp(log_variance))
-        signal, noise = x[x > edge], x[x <= edge]
-        root = (signal - (1 + alpha) + np.sqrt((signal - (1 + alpha)) ** 2 - 4 * alpha)) / 2  # τ(x), eq. 13
-        kept = np.sum(signal - root) + np.sum(np.log((root + 1) / signal)) + alpha * np.sum(np.log(root / alpha + 1))
-        return float(kept + np.sum(noise - np.log(np.maximum(noise, 1e-300))))
-
-    grid = np.linspace(np.log(least), np.log(most), 64)
-    values = [free_energy(x) for x in grid]
-    best = int(np.argmin(values))
-    around = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
-    if around[0] == around[1]:
-        return float(np.exp(grid[best]))
-    found = minimize_scalar(free_energy, bounds=around, method="bounded")
-    return float(np.exp(found.x if found.fun <= values[best] else grid[best]))
+    return spectral_rank(s, *matrix.shape)
 
 
 def evbmf_rules(model: nn.Module, rules: Rules | None = None) -> dict[str, LayerSpec | None]:

@@ -136,6 +136,7 @@ def match_(student: nn.Module, teacher: nn.Module, batches: Iterable[Any], who: 
 
 def _features(layer: FactoredLinear, x: Tensor) -> Tensor:
     """A x, and a one for the bias."""
+    assert isinstance(layer.form, LowRankForm)
     z = x @ layer.form.two_factors(layer.factors())[1].mT
     return z if layer.bias is None else torch.cat([z, z.new_ones(len(z), 1)], dim=1)
 

@@ -37,6 +37,14 @@ class Candidate:
             return f"{value.name}: {topology}"
         return drawn(topology, topology.sizes(free))
 
+    def plot(self) -> Any:
+        """The network: nodes with their modes, bonds with their ranks, as a matplotlib Figure; `savefig` writes it.
+
+        Raises:
+            MissingExtraError: `tnkit.interop.matplotlib` is not imported.
+        """
+        return provider("plot:matplotlib", "plot")(self)
+
 
 @dataclass(frozen=True, slots=True, repr=False)
 class SearchResult:
@@ -95,33 +103,13 @@ class SearchResult:
         """The relative error that was asked; infinity where only a size was."""
         return self.eps if self.eps is not None else float("inf")
 
-    def plot(self, path: Any = None) -> Any:
-        """The front: numbers against error, all that was tried beside it (matplotlib).
-
-        Args:
-            path: where to save the picture, if anywhere; its ending says the kind.
-
-        Returns:
-            a matplotlib `Figure`.
+    def plot(self) -> Any:
+        """The front: numbers against error, with all that was tried, as a matplotlib Figure; `savefig` writes it.
 
         Raises:
             MissingExtraError: `tnkit.interop.matplotlib` is not imported.
         """
-        return provider("front:matplotlib", "plot")(self, path)
-
-    def plot_network(self, path: Any = None) -> Any:
-        """The best network as a picture: nodes with their modes, bonds with their ranks (matplotlib).
-
-        Args:
-            path: as for `plot`.
-
-        Returns:
-            a matplotlib `Figure`.
-
-        Raises:
-            MissingExtraError: `tnkit.interop.matplotlib` is not imported.
-        """
-        return provider("network:matplotlib", "plot")(self.best, path)
+        return provider("plot:matplotlib", "plot")(self)
 
     def __repr__(self) -> str:
         """A table of all candidates; those on the front are marked."""

@@ -1,9 +1,9 @@
-"""Pictures of searches: `tk.search(…).plot()` and `.plot_network()`.
+"""Pictures of searches with matplotlib: `import tnkit.interop.matplotlib`, then `found.plot()` and `found.best.plot()`.
 
 Example:
     >>> import tnkit as tk, tnkit.interop.matplotlib
     >>> found = tk.search(tk.random_format("tt", (5, 6, 5), 2, rng=0).to_dense(), eps=1e-3, strategy="trees")
-    >>> found.plot().axes[0].get_ylabel(), len(found.plot_network().axes)
+    >>> found.plot().axes[0].get_ylabel(), len(found.best.plot().axes)
     ('relative error', 1)
 """
 
@@ -15,10 +15,8 @@ from math import cos, log10, pi, sin
 import numpy as np
 
 from tnkit.errors import MissingExtraError
-from tnkit.files import PathLikeStr
 from tnkit.formats import Tensorized
 from tnkit.network import Topology
-from tnkit.registry import PROVIDERS
 from tnkit.search import Candidate, SearchResult
 
 try:
@@ -32,7 +30,7 @@ _GREEN, _GREY = "#0b6e4f", "#b8b8b8"
 _STEPS = 300  # of the springs that place the nodes
 
 
-def plot_front(found: SearchResult, path: PathLikeStr | None = None) -> Figure:
+def plot_front(found: SearchResult) -> Figure:
     """The front of a search as steps, all that was tried as points, the best marked, what was asked as a line."""
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
@@ -50,7 +48,7 @@ def plot_front(found: SearchResult, path: PathLikeStr | None = None) -> Figure:
     axes.set_xlabel("numbers")
     axes.set_ylabel("relative error")
     axes.legend(fontsize=7)
-    return _saved(figure, path)
+    return figure
 
 
 def _points(candidates: Sequence[Candidate]) -> tuple[list[int], list[float]]:
@@ -58,7 +56,7 @@ def _points(candidates: Sequence[Candidate]) -> tuple[list[int], list[float]]:
     return [c.fit.n_params for c in candidates], [max(c.fit.rel_error, 1e-16) for c in candidates]
 
 
-def plot_network(candidate: Candidate, path: PathLikeStr | None = None) -> Figure:
+def plot_network(candidate: Candidate) -> Figure:
     """A network: a circle for each node, its modes in it, lines as thick as the logarithm of the ranks."""
     value = candidate.fit.tensor
     value = value.format if isinstance(value, Tensorized) else value
@@ -82,7 +80,7 @@ def plot_network(candidate: Candidate, path: PathLikeStr | None = None) -> Figur
     axes.set_title(f"{candidate.fit.n_params:,} numbers, error {candidate.fit.rel_error:.3g}", fontsize=9)
     axes.margins(0.15)
     axes.set_axis_off()
-    return _saved(figure, path)
+    return figure
 
 
 def _bonds(topology: Topology, sizes: Mapping[str, int]) -> list[tuple[int, int, int]]:
@@ -107,13 +105,3 @@ def _places(count: int, bonds: Sequence[tuple[int, int]]) -> list[tuple[float, f
             force[b] -= pull
         at = at + 0.1 * (1 - step / _STEPS) * force
     return [(float(x), float(y)) for x, y in at]
-
-
-def _saved(figure: Figure, path: PathLikeStr | None) -> Figure:
-    if path is not None:
-        figure.savefig(path, dpi=120)
-    return figure
-
-
-PROVIDERS.register("front:matplotlib", plot_front)
-PROVIDERS.register("network:matplotlib", plot_network)

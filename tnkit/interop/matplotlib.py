@@ -1,4 +1,4 @@
-"""Pictures of what `tk.nn.analyze` and `tk.nn.compress` found: `.plot()`.
+"""matplotlib: import `tnkit.interop.matplotlib`, and what `analyze`, `compress` and `search` found can be plotted.
 
 Example:
     >>> import torch, tnkit as tk, tnkit.interop.matplotlib
@@ -12,15 +12,17 @@ from __future__ import annotations
 from typing import Any
 
 from tnkit.errors import MissingExtraError
+from tnkit.interop.matplotlib_search import plot_front, plot_network
 from tnkit.nn import Analysis, ModelReport
 from tnkit.registry import PROVIDERS
+from tnkit.search import Candidate, SearchResult
 
 try:
     from matplotlib.figure import Figure
 except ImportError as error:
     raise MissingExtraError("matplotlib is not installed. Install it with: pip install 'tnkit[plot]'.") from error
 
-__all__ = ["plot_analysis", "plot_report"]
+__all__ = ["plot_analysis", "plot_front", "plot_network", "plot_report"]
 
 
 def plot_analysis(found: Analysis) -> Any:
@@ -71,6 +73,10 @@ def _bars(axes: Any, found: Analysis, values: list[float | None], title: str) ->
 
 
 def _plot(found: Any) -> Any:
+    if isinstance(found, SearchResult):
+        return plot_front(found)
+    if isinstance(found, Candidate):
+        return plot_network(found)
     return plot_report(found) if isinstance(found, ModelReport) else plot_analysis(found)
 
 
