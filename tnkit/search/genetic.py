@@ -67,7 +67,7 @@ class TNGA(Proposer):
         ]
         known: dict[str, Trial] = {}
         for _ in range(self.generations):
-            asked = [(g, parent) for g, parent in graphs if self.hopeful(g, setting)]
+            asked = [(g, parent) for g, parent in graphs if self.hopeful(g, setting)] or graphs
             trials = yield [Proposal(g, parent, steps=self.steps) for g, parent in asked]
             known |= {t.graph.key: t for t in trials if t is not None}
             if not known:
