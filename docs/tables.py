@@ -202,7 +202,8 @@ def searches() -> list[list[str]]:
         for p in published:
             cells = [case, f"{p['who']}, {p['source']}", f"{p['eps']:g}", "", f"{p['cr']:g}", "", "", ""]
             lines.append([*cells, f"{p['seconds']:,.0f}"])
-    lines.sort(key=lambda line: list(dict.fromkeys(line[0] for line in lines)).index(line[0]))
+    cases = list(dict.fromkeys(line[0] for line in lines))
+    lines.sort(key=lambda line: cases.index(line[0]))
     head = ["case", "who", "eps", "numbers", "CR %", "error of the dense result", "eps kept", "fits", "seconds"]
     return [head, *lines]
 
