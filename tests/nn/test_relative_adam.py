@@ -17,9 +17,9 @@ def test_steps_are_shares_whatever_the_scale() -> None:
         p.grad = torch.randn(4, generator=torch.Generator().manual_seed(0))
     before = [p.detach().clone() for p in parameters]
     adam.step(0.01)
-    changes = [float(((p - b).abs() / b).max()) for p, b in zip(parameters, before, strict=True)]
+    changes = [float(((p.detach() - b).abs() / b).max()) for p, b in zip(parameters, before, strict=True)]
     assert changes[1:] == pytest.approx([0.01, 0.01], rel=1e-3)
-    assert changes[0] > 0.01  # as if it were a hundredth of the largest
+    assert changes[0] > 0.01  # as if it were a hundredth of the one in the middle
 
 
 def test_a_bias_of_zeros_moves() -> None:
@@ -73,8 +73,9 @@ def test_white_coordinates_learn_faster_where_inputs_are_uneven(sizes: tuple[int
             layer.zero_grad()
             ((layer(x) - target).square().sum() / target.square().sum()).backward()
             adam.step(0.01 * (1 - step / 150))
-        errors.append(float((layer(x) - target).square().sum() / target.square().sum()))
-    assert errors[0] < 0.9 * errors[1]
+        errors.append(float(((layer(x) - target).square().sum() / target.square().sum()).detach()))
+    rest = torch.linalg.svdvals(target - dense.bias.detach())[12:].square().sum() / target.square().sum()
+    assert errors[0] - float(rest) < 0.7 * (errors[1] - float(rest))
 
 
 def test_layers_that_no_batch_called_have_no_coordinates() -> None:

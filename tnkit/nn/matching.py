@@ -184,7 +184,7 @@ def _match(layer: FactoredLinear, regression: _Regression) -> Match | None:
     """None where the layer saw nothing, or the answer is not finite."""
     form = layer.form
     assert isinstance(form, LowRankForm)
-    left, right = (t.detach().to(torch.float64) for t in form.two_factors(layer.factors()))
+    left, right = (t.detach().to(torch.float64, copy=True) for t in form.two_factors(layer.factors()))
     now = left if layer.bias is None else torch.cat([left, layer.bias.detach().to(left)[:, None]], dim=1)
     if not float(regression.gram.diagonal().sum()) > 0.0:
         return None

@@ -36,8 +36,8 @@ __all__ = ["RecoverReport", "blocks_of", "recover"]
 WORSE, SLOWER = 1.1, 0.3
 #: Shares of the way to the regression's answer that are tried: all layers change at once, and may overshoot together.
 MATCHED = (1.0, 0.5, 0.2)
-#: Batches of which the second moments of the layers' inputs are taken.
-SOME = 16
+#: At most about so many batches are held out, matched with in each sweep, and looked at for the inputs' moments.
+HELD_OUT, MATCHING, WHITENING = 16, 64, 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,13 +99,16 @@ def recover(
         model: a compressed model.
         teacher: the dense model; it is not changed.
         calib: batches to train on, as in `compress`.
-        validation: batches that decide which state is kept; None holds out every eighth batch of `calib`.
-        match_sweeps: passes over `calib` in which linear layers of low rank are matched in closed form; 0 for none. A
-            pass that makes the held-out error larger is undone, and is the last.
+        validation: batches that decide which state is kept; None holds out every eighth batch of `calib`, and fewer
+            where that were more than some sixteen.
+        match_sweeps: passes over `calib` (over at most 64 batches) in which linear layers of low rank are matched in
+            closed form; 0 for none. All change at once, so several shares of the way are tried; a pass of which none
+            makes the held-out error smaller is undone, and is the last.
         max_steps: training steps after that, one batch each; 0 for none.
         time_limit_s: in seconds, or None.
-        learning_rate: of AdamW at its highest; it rises for the first twentieth and falls like a cosine. Where a
-            validation is a tenth worse than the best, training goes on from the best state at a third of the rate.
+        learning_rate: at its highest, as a share of what is changed: .002 changes each coordinate of a factor by at
+            most .2 % of their root mean square in a step. It rises for the first twentieth and falls like a cosine.
+            Where a validation is a tenth worse than the best, training goes on from the best state at a third of it.
         block_weight: of the mean error of the blocks' outputs beside that of the model's; 0 for the outputs alone.
         inplace: change the model itself.
         rng: seed of the order of the batches.
@@ -117,9 +120,14 @@ def recover(
         OptionError: nothing in the model is compressed, or an option out of its range.
         DataError: no batch to train or to validate on, or one that a model does not take.
 
+    The steps are Adam's, in coordinates in which the inputs of linear layers of low rank are white
+    (`tnkit.nn.whitening`): in those of the factors themselves a step is too long for the few directions that carry most
+    of the energy, or too short for all others.
+
     Cost:
-        A forward and a backward pass of the student for each step; a forward pass of the teacher for each batch, again
-        and again where its outputs take more than half a gigabyte.
+        A forward and a backward pass of the student for each step, and products with the (n, n) root of each linear
+        layer's second moments (a diagonal for more than 1024 inputs); a forward pass of the teacher for each batch,
+        again and again where its outputs take more than half a gigabyte.
 
     Example:
         >>> import torch
@@ -174,8 +182,9 @@ def _split(calib: Iterable[Any], validation: Iterable[Any] | None) -> tuple[list
     if validation is not None:
         held_out = list(require_batches(validation, "recover"))
     else:
-        held_out = train[::8]
-        train = [batch for k, batch in enumerate(train) if k % 8] or train
+        every = max(8, len(train) // HELD_OUT)
+        held_out = train[::every]
+        train = [batch for k, batch in enumerate(train) if k % every] or train
     if not train or not held_out:
         raise DataError("recover: there is no batch to train or to validate on. Give at least one of each.")
     return train, held_out
@@ -216,13 +225,18 @@ class _Schedule:
         return self.learning_rate * warm * (1.0 + math.cos(math.pi * min(progress, 1.0))) / 2.0
 
 
+def _some(batches: list[Any], count: int) -> list[Any]:
+    """At most `count` of them, evenly spaced."""
+    return batches[:: -(-len(batches) // count)] if count else []
+
+
 def _match(lesson: Lesson, train: list[Any], held_out: list[Any], sweeps: int) -> list[float]:
     """The held-out error at first and after each pass of matching that made it smaller."""
     layers = matchable(lesson.student, lesson.teacher)
     errors = [lesson.error(held_out)]
     for _ in range(sweeps if layers else 0):
         kept = {name: copy.deepcopy(layer.state_dict()) for name, layer in layers.items()}
-        found = matches(lesson.student, lesson.teacher, train)
+        found = matches(lesson.student, lesson.teacher, _some(train, MATCHING))
         tried = {share: _after(lesson, found, share, held_out) for share in MATCHED}
         share = min(tried, key=tried.__getitem__)
         if not tried[share] < errors[-1]:
@@ -263,8 +277,7 @@ def _train(
     best = matched[-1]
     kept = [p.detach().clone() for p in parameters]
     history = [(0, error) for error in matched]
-    some = train[:: max(1, len(train) // SOME)] if schedule.max_steps else []
-    adam = RelativeAdam(parameters, whitened(lesson.student, some))
+    adam = RelativeAdam(parameters, whitened(lesson.student, _some(train, WHITENING if schedule.max_steps else 0)))
     order = torch.Generator().manual_seed(rng)
     queue: list[int] = []
     step, progress, due, pace = 0, schedule.progress(0, 0.0), 0.02, 1.0

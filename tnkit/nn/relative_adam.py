@@ -9,6 +9,7 @@ References:
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -20,7 +21,7 @@ from tnkit.nn.whitening import Coordinates
 
 __all__ = ["RelativeAdam"]
 
-#: Decay of the mean of gradients and of their squares, and the least share of the largest scale that a scale may be.
+#: Decay of the mean of gradients and of their squares, and the least share of the median scale that a scale may be.
 BETAS, LEAST = (0.9, 0.99), 1e-2
 TINY = 1e-30
 
@@ -55,10 +56,10 @@ class RelativeAdam:
         Args:
             parameters: floating point; they are changed by `step`.
             coordinates: of some of them; others are their own, with their root mean square as scale, or, where that is
-                tiny (a bias of zeros), a hundredth of the largest.
+                tiny (a bias of zeros), a hundredth of the median.
         """
         given = {p: coordinates.get(p) or Coordinates(_size(p)) for p in parameters}
-        least = LEAST * max([c.scale for c in given.values()], default=0.0)
+        least = LEAST * statistics.median([c.scale for c in given.values() if c.scale > 0.0] or [1.0])
         self._scales = {p: max(c.scale, least) for p, c in given.items()}
         self._coordinates = given
         self._moments: dict[nn.Parameter, _Moments] = {}
