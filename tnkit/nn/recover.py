@@ -88,7 +88,7 @@ def recover(
     match_sweeps: int = 2,
     max_steps: int = 1000,
     time_limit_s: float | None = 600.0,
-    learning_rate: float = 2e-3,
+    learning_rate: float = 3e-3,
     block_weight: float = 1.0,
     inplace: bool = False,
     rng: int = 0,
@@ -106,8 +106,8 @@ def recover(
             makes the held-out error smaller is undone, and is the last.
         max_steps: training steps after that, one batch each; 0 for none.
         time_limit_s: in seconds, or None.
-        learning_rate: at its highest, as a share of what is changed: .002 changes each coordinate of a factor by at
-            most .2 % of their root mean square in a step. It rises for the first twentieth and falls like a cosine.
+        learning_rate: at its highest, as a share of what is changed: .003 changes each coordinate of a factor by at
+            most .3 % of their root mean square in a step. It rises for the first twentieth and falls like a cosine.
             Where a validation is a tenth worse than the best, training goes on from the best state at a third of it.
         block_weight: of the mean error of the blocks' outputs beside that of the model's; 0 for the outputs alone.
         inplace: change the model itself.
