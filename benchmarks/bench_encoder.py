@@ -225,8 +225,7 @@ def main() -> int:
     asked = parser.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 120)
     rows = []
-    # without the blocks, what the teacher says of all batches is remembered
-    limits = {"max_steps": asked.steps, "time_limit_s": asked.recover, "block_weight": 0.0}
+    limits = {"max_steps": asked.steps, "time_limit_s": asked.recover}
     recover = limits if asked.recover else {}
     asked.json.parent.mkdir(parents=True, exist_ok=True)
     keeps, count = (asked.keep[:1], 64) if asked.quick else (asked.keep, 512)

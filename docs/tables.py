@@ -266,7 +266,7 @@ def language() -> list[list[str]]:
 def sentences() -> list[list[str]]:
     columns = {"who": ("who", ""), "keep": ("keep", ""), "cosine": ("cosine", ".3f"), "top-10": ("overlap", ".3f")}
     times = {"ms": ("ms", ".0f"), "ms dense": ("ms_dense", ".0f"), "layers slower than dense": ("slower", "")}
-    return of_models("bench_encoder", columns | times)
+    return of_models("bench_encoder", columns | times | {"processor s": ("cpu_s", ".0f"), "steps": ("steps", "")})
 
 
 def conversion() -> list[list[str]]:

@@ -133,6 +133,16 @@ def test_columns_that_the_outputs_do_not_feel_are_given_up() -> None:
     assert wrong[1] < 0.2 * wrong[0]
 
 
+@pytest.mark.parametrize("size", [60, 16])
+def test_a_table_that_is_not_whitened_is_fitted_plainly(size: int) -> None:
+    torch.manual_seed(0)
+    model, ids = nn.Sequential(nn.Embedding(size, 16), nn.Linear(16, 4)), torch.randint(size, (64, 12))
+    rules = {"0": LowRankLayer(rank=5, whiten=False), "1": None}
+    small, _ = compress(model, None, [ids], rules, measure=False)
+    blind, _ = compress(model, None, None, rules, measure=False)
+    assert torch.allclose(small[0].weight, blind[0].weight, atol=1e-5)
+
+
 def test_the_metric_of_a_table_is_what_its_outputs_feel() -> None:
     torch.manual_seed(0)
     table, often, felt = torch.randn(1, 9, 4), torch.rand(1, 9), torch.randn(1, 4, 4)

@@ -73,7 +73,7 @@ def test_blocks_are_the_outermost_lists_of_one_kind() -> None:
     small, _ = tk.nn.compress(model, tk.Budget(params=0.5), calib=batches, measure=False)
     assert blocks_of(small) == ["layers.0", "layers.1"]
     assert blocks_of(model) == []
-    _, report = tk.nn.recover(small, model, batches, max_steps=3)
+    _, report = tk.nn.recover(small, model, batches, max_steps=3, block_weight=1.0)
     assert report.error_after <= report.error_before
 
 
@@ -121,6 +121,31 @@ def test_nothing_asked_of_recovery(teacher: nn.Module, batches: list[torch.Tenso
 
 def test_a_rate_that_is_too_high_is_lowered(teacher: nn.Module, batches: list[torch.Tensor]) -> None:
     small = small_of(teacher, batches)
-    _, report = tk.nn.recover(small, teacher, batches, match_sweeps=0, max_steps=300, learning_rate=5.0)
+    _, report = tk.nn.recover(small, teacher, batches, match_sweeps=0, max_steps=300, learning_rate=1.0)
     assert max(error for _, error in report.history) > 2 * report.error_before
     assert report.error_after < report.error_before
+
+
+@pytest.mark.parametrize("spec", [tk.nn.LowRankLayer(), tk.nn.NetworkLayer("btt")], ids=str)
+def test_defaults_gain_where_inputs_are_uneven(spec: tk.nn.LayerSpec) -> None:
+    torch.manual_seed(0)
+    mix = torch.linalg.qr(torch.randn(32, 32))[0] * torch.logspace(1, -1, 32)
+    model = nn.Sequential(nn.Linear(32, 64), nn.GELU(), nn.Linear(64, 64), nn.GELU(), nn.Linear(64, 32)).eval()
+    batches = [torch.randn(32, 32) @ mix.T for _ in range(24)]
+    rules = dict.fromkeys(["0", "2", "4"], spec)
+    small, _ = tk.nn.compress(model, tk.Budget(params=0.5), batches, rules, measure=False)
+    better, report = tk.nn.recover(small, model, batches, max_steps=300)
+    assert report.error_after < 0.9 * report.error_before
+    x = torch.randn(500, 32) @ mix.T
+    assert mean_error(better, model, x) < 0.9 * mean_error(small, model, x)
+
+
+def test_a_learning_rate_is_absolute(teacher: nn.Module, batches: list[torch.Tensor]) -> None:
+    small = small_of(teacher, batches)
+    with torch.no_grad():
+        small[0].left.mul_(1e-3)
+    state = {name: value.clone() for name, value in small.named_parameters()}
+    options = {"validation": batches, "match_sweeps": 0, "max_steps": 1, "inplace": True}
+    tk.nn.recover(small, teacher, batches, learning_rate=1e-4, **options)
+    changes = {name: float((value.detach() - state[name].detach()).abs().max()) for name, value in small.named_parameters()}
+    assert changes["0.left"] == pytest.approx(changes["2.right"], rel=1e-2)

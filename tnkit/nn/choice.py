@@ -151,7 +151,7 @@ def analysed(choice: Choice, calibration: Calibration | None, *, errors: bool = 
     found = [calibration.seen[n] for n in (choice.item.name, *choice.item.tied) if n in calibration.seen]
     if not found:
         return with_errors(choice, None, errors=errors)
-    looked_up = [seen for seen in found if seen.stats is not None and seen.stats.counts_rows]
+    looked_up = [seen for seen in found if not seen.dtype.is_floating_point]  # given integers: tables
     others = [seen for seen in found if seen not in looked_up]
     stats, gradients = _sum([seen.stats for seen in others]), _sum([seen.gradients for seen in others])
     table, columns = _sum([seen.stats for seen in looked_up]), _sum([seen.gradients for seen in looked_up])

@@ -143,7 +143,7 @@ def matches(student: nn.Module, teacher: nn.Module, batches: Iterable[Any], who:
 
     def compare(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-            if targets.get(name):
+            if args and targets.get(name):
                 wanted = targets[name].pop(0)
                 if wanted.shape == output.shape:
                     x = feature_rows(args[0], mask)[0]

@@ -28,7 +28,7 @@ from tnkit.nn.layers.module import FactoredModule
 from tnkit.nn.lesson import Lesson
 from tnkit.nn.matching import Match, matchable, matches
 from tnkit.nn.relative_adam import RelativeAdam
-from tnkit.nn.whitening import whitened
+from tnkit.nn.whitening import Coordinates, whitened
 
 __all__ = ["RecoverReport", "blocks_of", "recover"]
 
@@ -69,8 +69,7 @@ class RecoverReport:
         if not self.gained:
             return (
                 f"nothing gained in {spent}: no state was better on the held-out batches than the one before "
-                f"(output error {self.error_before:.4g}), which is kept. Try more steps or batches, or another "
-                "learning_rate."
+                f"(output error {self.error_before:.4g}), which is kept. Try more steps or batches, or another rate."
             )
         share = 1.0 - self.error_after / self.error_before
         return (
@@ -86,10 +85,11 @@ def recover(
     *,
     validation: Iterable[Any] | None = None,
     match_sweeps: int = 2,
-    max_steps: int = 1000,
+    max_steps: int = 2000,
     time_limit_s: float | None = 600.0,
-    learning_rate: float = 3e-3,
-    block_weight: float = 1.0,
+    rate: float = 3e-3,
+    learning_rate: float | None = None,
+    block_weight: float = 0.0,
     inplace: bool = False,
     rng: int = 0,
 ) -> tuple[nn.Module, RecoverReport]:
@@ -106,10 +106,12 @@ def recover(
             makes the held-out error smaller is undone, and is the last.
         max_steps: training steps after that, one batch each; 0 for none.
         time_limit_s: in seconds, or None.
-        learning_rate: at its highest, as a share of what is changed: .003 changes each coordinate of a factor by at
+        rate: of steps at its highest, as a share of what is changed: .003 changes each coordinate of a factor by at
             most .3 % of their root mean square in a step. It rises for the first twentieth and falls like a cosine.
             Where a validation is a tenth worse than the best, training goes on from the best state at a third of it.
-        block_weight: of the mean error of the blocks' outputs beside that of the model's; 0 for the outputs alone.
+        learning_rate: plain Adam at this rate instead: the same absolute steps in all entries of all factors.
+        block_weight: of the mean error of the blocks' outputs beside that of the model's. What the teacher says in its
+            blocks takes far more memory, and made no difference in what was measured.
         inplace: change the model itself.
         rng: seed of the order of the batches.
 
@@ -140,7 +142,8 @@ def recover(
         >>> report.error_after <= report.error_before
         True
     """
-    _check(model, match_sweeps, max_steps, learning_rate, block_weight)
+    highest = rate if learning_rate is None else learning_rate
+    _check(model, match_sweeps, max_steps, highest, block_weight)
     train, held_out = _split(calib, validation)
     student = model if inplace else copy.deepcopy(model)
     lesson = Lesson(student, teacher, blocks_of(student) if block_weight > 0 else [], block_weight)
@@ -148,7 +151,9 @@ def recover(
     with _only_factors(student) as parameters:
         matched = _match(lesson, train, held_out, match_sweeps)
         limit = None if time_limit_s is None else max(time_limit_s - (time.perf_counter() - start), 1e-6)
-        report = _train(lesson, parameters, train, held_out, _Schedule(max_steps, limit, learning_rate), rng, matched)
+        adam = _adam(student, parameters, train if max_steps else [], learning_rate is None)
+        schedule = _Schedule(max_steps, limit, highest)
+        report = _train(lesson, adam, parameters, train, held_out, schedule, rng, matched)
     return student, replace(report, elapsed_s=time.perf_counter() - start)
 
 
@@ -164,15 +169,15 @@ def blocks_of(model: nn.Module) -> list[str]:
     return found
 
 
-def _check(model: nn.Module, match_sweeps: int, max_steps: int, learning_rate: float, block_weight: float) -> None:
+def _check(model: nn.Module, match_sweeps: int, max_steps: int, highest: float, block_weight: float) -> None:
     if not any(isinstance(m, FactoredModule) for m in model.modules()):
         raise OptionError(
             f"recover: no layer of this {type(model).__name__} is compressed. Give what tk.nn.compress returned."
         )
-    if match_sweeps < 0 or max_steps < 0 or match_sweeps + max_steps < 1 or learning_rate <= 0 or block_weight < 0:
+    if match_sweeps < 0 or max_steps < 0 or match_sweeps + max_steps < 1 or highest <= 0 or block_weight < 0:
         raise OptionError(
-            f"recover: match_sweeps={match_sweeps}, max_steps={max_steps}, learning_rate={learning_rate}, "
-            f"block_weight={block_weight}. Use at least one sweep or step, a positive learning rate, and a "
+            f"recover: match_sweeps={match_sweeps}, max_steps={max_steps}, a rate of {highest}, "
+            f"block_weight={block_weight}. Use at least one sweep or step, a positive rate, and a "
             "block weight of 0 or more."
         )
 
@@ -212,7 +217,7 @@ class _Schedule:
 
     max_steps: int
     time_limit_s: float | None
-    learning_rate: float
+    highest: float
 
     def progress(self, step: int, spent_s: float) -> float:
         """The share of the steps or of the time that is gone, whichever is more."""
@@ -222,12 +227,12 @@ class _Schedule:
     def rate(self, progress: float) -> float:
         """Rises for a twentieth, then falls like a cosine."""
         warm = min(1.0, 20.0 * max(progress, 1.0 / self.max_steps))
-        return self.learning_rate * warm * (1.0 + math.cos(math.pi * min(progress, 1.0))) / 2.0
+        return self.highest * warm * (1.0 + math.cos(math.pi * min(progress, 1.0))) / 2.0
 
 
 def _some(batches: list[Any], count: int) -> list[Any]:
     """At most `count` of them, evenly spaced."""
-    return batches[:: -(-len(batches) // count)] if count else []
+    return batches[:: max(1, -(-len(batches) // count))]
 
 
 def _match(lesson: Lesson, train: list[Any], held_out: list[Any], sweeps: int) -> list[float]:
@@ -257,6 +262,13 @@ def _after(lesson: Lesson, found: list[Match], share: float, held_out: list[Any]
     return error if math.isfinite(error) else math.inf
 
 
+def _adam(student: nn.Module, parameters: list[nn.Parameter], batches: list[Any], relative: bool) -> RelativeAdam:
+    """Relative steps in white coordinates, or absolute ones."""
+    if relative:
+        return RelativeAdam(parameters, whitened(student, _some(batches, WHITENING)))
+    return RelativeAdam(parameters, {p: Coordinates(1.0) for p in parameters}, betas=(0.9, 0.999))
+
+
 def _put(parameters: list[nn.Parameter], values: list[Tensor]) -> None:
     with torch.no_grad():
         for p, value in zip(parameters, values, strict=True):
@@ -265,6 +277,7 @@ def _put(parameters: list[nn.Parameter], values: list[Tensor]) -> None:
 
 def _train(
     lesson: Lesson,
+    adam: RelativeAdam,
     parameters: list[nn.Parameter],
     train: list[Any],
     held_out: list[Any],
@@ -277,7 +290,6 @@ def _train(
     best = matched[-1]
     kept = [p.detach().clone() for p in parameters]
     history = [(0, error) for error in matched]
-    adam = RelativeAdam(parameters, whitened(lesson.student, _some(train, WHITENING if schedule.max_steps else 0)))
     order = torch.Generator().manual_seed(rng)
     queue: list[int] = []
     step, progress, due, pace = 0, schedule.progress(0, 0.0), 0.02, 1.0

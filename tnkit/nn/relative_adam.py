@@ -23,7 +23,7 @@ __all__ = ["RelativeAdam"]
 
 #: Decay of the mean of gradients and of their squares, and the least share of the median scale that a scale may be.
 BETAS, LEAST = (0.9, 0.99), 1e-2
-TINY = 1e-30
+TINY = 1e-15
 
 
 @dataclass(slots=True, eq=False)
@@ -50,18 +50,24 @@ class RelativeAdam:
         [99.0, 101.0, 99.0]
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], coordinates: Mapping[nn.Parameter, Coordinates]) -> None:
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        coordinates: Mapping[nn.Parameter, Coordinates],
+        betas: tuple[float, float] = BETAS,
+    ) -> None:
         """Without any step made.
 
         Args:
             parameters: floating point; they are changed by `step`.
             coordinates: of some of them; others are their own, with their root mean square as scale, or, where that is
                 tiny (a bias of zeros), a hundredth of the median.
+            betas: decay of the means of gradients and of their squares, between 0 and 1.
         """
         given = {p: coordinates.get(p) or Coordinates(_size(p)) for p in parameters}
         least = LEAST * statistics.median([c.scale for c in given.values() if c.scale > 0.0] or [1.0])
         self._scales = {p: max(c.scale, least) for p, c in given.items()}
-        self._coordinates = given
+        self._coordinates, self._betas = given, betas
         self._moments: dict[nn.Parameter, _Moments] = {}
 
     @torch.no_grad()
@@ -78,7 +84,7 @@ class RelativeAdam:
                 known = self._moments[p] = _Moments(
                     zeros, zeros.clone(), p.detach().to(dtype) if dtype != p.dtype else None
                 )
-            step = coordinates.through(_direction(known, gradient)) * (rate * self._scales[p])
+            step = coordinates.through(_direction(known, gradient, self._betas)) * (rate * self._scales[p])
             if known.value is None:
                 p.sub_(step)
             else:  # a small step is lost in the rounding of a half type, many are not
@@ -90,12 +96,12 @@ class RelativeAdam:
         self._moments.clear()
 
 
-def _direction(moments: _Moments, gradient: Tensor) -> Tensor:
+def _direction(moments: _Moments, gradient: Tensor, betas: tuple[float, float]) -> Tensor:
     moments.step += 1
-    for running, value, decay in ((moments.mean, gradient, BETAS[0]), (moments.square, gradient.square(), BETAS[1])):
+    for running, value, decay in ((moments.mean, gradient, betas[0]), (moments.square, gradient.square(), betas[1])):
         running.lerp_(value, 1.0 - decay)
-    mean = moments.mean / (1.0 - BETAS[0] ** moments.step)
-    square = moments.square / (1.0 - BETAS[1] ** moments.step)
+    mean = moments.mean / (1.0 - betas[0] ** moments.step)
+    square = moments.square / (1.0 - betas[1] ** moments.step)
     return mean / (square.sqrt() + TINY)
 
 

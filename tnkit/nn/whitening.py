@@ -104,7 +104,8 @@ def whitened(model: nn.Module, batches: Iterable[Any], who: str = "recover") -> 
 
     def watch(layer: FactoredLinear) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            seen[layer].add(feature_rows(args[0], mask)[0])
+            if args:
+                seen[layer].add(feature_rows(args[0], mask)[0])
 
         return hook
 
