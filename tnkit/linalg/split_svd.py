@@ -6,11 +6,14 @@ import torch
 from torch import Tensor
 
 from tnkit.linalg.cut import Cut, Split, finish, rounding2
+from tnkit.linalg.products import wide_dtype
 from tnkit.linalg.tall_qr import reduced_qr
 from tnkit.linalg.tsqr import triangle
 from tnkit.registry import SPLIT_DRIVERS
 
 __all__ = ["safe_svd", "svd_split"]
+
+_SMALL = 512
 
 
 def safe_svd(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -36,8 +39,10 @@ def safe_svd(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _reduced(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    u, s, vh = torch.linalg.svd(a, full_matrices=False)
-    return u, s, vh
+    """The SVD; of small matrices in single precision in double: their vectors are orthonormal to 1e-6 only otherwise."""
+    wide = wide_dtype(a.dtype) if max(a.shape) <= _SMALL else a.dtype
+    u, s, vh = torch.linalg.svd(a.to(wide), full_matrices=False)
+    return u.to(a.dtype), s.to(a.real.dtype), vh.to(a.dtype)
 
 
 def svd_split(a: Tensor, cut: Cut) -> Split:
