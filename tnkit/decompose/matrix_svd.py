@@ -55,9 +55,7 @@ class MatrixSVD(Method):
             tensors = (left, right)
         else:
             a, b, p, q = x.shape
-            left, right, part = _two_factors(
-                problem, x.permute(0, 2, 1, 3).reshape(a * p, b * q), exact=self.exact
-            )
+            left, right, part = _two_factors(problem, x.permute(0, 2, 1, 3).reshape(a * p, b * q), exact=self.exact)
             tensors = (left.mT.reshape(-1, a, p), right.reshape(-1, b, q))
         return Fit(tuple(t.contiguous() for t in tensors), known_error(problem, part.discarded2, part.certain))
 
