@@ -120,7 +120,7 @@ def main() -> None:
         return
     rows: list[dict[str, Any]] = []
     works = [(n, str(RANK), "0") for n in (QUICK if asked.quick else SIZES)]
-    works += [(works[-1][0], "nothing", "0")] + [(TOO_FEW, str(RANK), "1")] * (not asked.quick)
+    works += [] if asked.quick else [(SIZES[-1], "nothing", "0"), (TOO_FEW, str(RANK), "1")]
     about = {"threads": torch.get_num_threads(), "cpu": cpu_name(), "machine": asked.state or "idle"}
     for n, rank, whole in works:
         for seed in range(asked.seeds):

@@ -72,14 +72,16 @@ def test_columns_of_any_units() -> None:
     means = np.broadcast_to(np.nanmean(means, 0), z.shape)
     assert off(other, z, seen) < 1.3 * off(plain, z, seen)
     assert off(other, z, seen) < 0.7 * off(means, z, seen)
-    assert uneven(Observations.from_dense(z * units, seen))[0] == 1
+    assert uneven(Observations.from_dense(z * units, seen)) == 1
+    assert uneven(Observations.from_dense((z - z.mean(0)) * units, seen)) == 1
+    assert uneven(Observations.from_dense(RNG.normal(size=(40, 30)))) is None
 
 
 def test_constant_arrays_steps_without_holdout_and_refusals() -> None:
     seen = RNG.random((9, 8)) < 0.5
     assert np.all(np.asarray(complete(np.full((9, 8), 3.0), mask=seen, method="gaussian").filled) == 3.0)
     x = np.add.outer(np.arange(9.0), np.arange(8.0))
-    assert off(complete(x, mask=seen, method=SeparableGaussian(holdout=0.0)).filled, x, seen) < 0.2
+    assert off(complete(x, mask=seen, method=SeparableGaussian(holdout=0.0, max_steps=8)).filled, x, seen) < 0.2
     with pytest.raises(OptionError, match="pull must be above 0"):
         SeparableGaussian(pull=0.0)
     with pytest.raises(DTypeError, match="real arrays"):

@@ -7,7 +7,7 @@ Example:
     >>> table = rng.normal(size=(80, 2)) @ rng.normal(size=(2, 6)) * 10.0 ** np.arange(6)
     >>> holes = np.where(rng.random(table.shape) < 0.7, table, np.nan)
     >>> done = complete(holes, method="gaussian")
-    >>> bool(np.linalg.norm(done.filled - table) < 0.3 * np.linalg.norm(table)), done.std([[0, 0]]).shape
+    >>> bool(np.linalg.norm(done.filled - table) < 0.5 * np.linalg.norm(table)), done.std([[0, 0]]).shape
     (True, (1,))
 """
 
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from math import prod
+from math import log, prod
 from typing import ClassVar
 
 import torch
@@ -37,8 +37,6 @@ __all__ = ["SeparableGaussian"]
 LOOKS, SELDOM = (1, 2, 4, 7, 11, 16), (2, 4, 8, 16)
 #: Arrays of more entries, and where a product takes more multiplications, are computed in float32.
 LARGE, HEAVY = 100_000, 5e6
-#: Ratio of the variance between positions to that within, from which on scales of their own are tried.
-UNEVEN = 2.0
 #: Draws for standard deviations.
 DRAWS = 24
 
@@ -54,9 +52,12 @@ class SeparableGaussian(CompletionMethod):
 
     Attributes:
         pull: how strongly covariances are drawn to simple ones; None: chosen by held-out entries.
+        own: the mode whose positions have a mean and a scale of their own (1 for the columns of a table); "none" for
+            one scale; "auto": chosen by held-out entries.
+        smooth: whether what neighbours do not share is noise; None: chosen by held-out entries.
         max_steps: of expectation maximisation; how many is chosen by held-out entries.
         holdout: share of the observed entries held out (in the manner in which entries are missing) and given back; 0
-            for none: then there are eight steps, and one scale for all.
+            for none: then choices that are left open are pull 1, one scale, not smooth, and all steps are taken.
 
     Cost:
         a step takes some 40 products of the array with each covariance: N Σ n_k multiplications each. Memory: a
@@ -75,6 +76,8 @@ class SeparableGaussian(CompletionMethod):
     """
 
     pull: float | None = None
+    own: int | str = "auto"
+    smooth: bool | None = None
     max_steps: int = 16
     holdout: float = 0.1
     name: ClassVar[str] = "gaussian"
@@ -86,8 +89,10 @@ class SeparableGaussian(CompletionMethod):
         """Refuse options that cannot be.
 
         Raises:
-            OptionError: a pull that is not above 0, less than one step, or a share outside 0 … 1.
+            OptionError: a pull that is not above 0, an unknown `own`, less than one step, or a share outside 0 … 1.
         """
+        if isinstance(self.own, str) and self.own not in ("auto", "none"):
+            raise OptionError(f'own={self.own!r}: give a mode, "none" or "auto".')
         if (self.pull is not None and not self.pull > 0) or self.max_steps < 1 or not 0 <= self.holdout < 1:
             raise OptionError(f"{self!r}: pull must be above 0, max_steps 1 or more, holdout at least 0 and below 1.")
 
@@ -96,8 +101,11 @@ class SeparableGaussian(CompletionMethod):
 
         Raises:
             DTypeError: complex values.
+            OptionError: `own` is not a mode of the array.
         """
-        checked(problem.observations, self.name, least=1)
+        obs = checked(problem.observations, self.name, least=1)
+        if isinstance(self.own, int) and not 0 <= self.own < obs.ndim:
+            raise OptionError(f"own={self.own} is not one of the modes 0 to {obs.ndim - 1}.")
         return _Run(self, problem).result()
 
 
@@ -147,13 +155,14 @@ class _Run:
         heldout = None if best is None else best.error
         if best is not None and self.stopped is not None:
             return self.done(best.dense, heldout, None)
-        form, steps = _Form(None, self.method.pull or 1.0, False), 8
-        if best is not None:
-            form, steps = best.form, best.steps
+        form, steps = (self.plain, self.method.max_steps) if best is None else (best.form, best.steps)
         model = self.model(obs, form)
         state = self.learn(model, min(steps, self.method.max_steps), lambda number, _: number < steps)
         spread = None if self.stopped is not None else self.spread(model, state)
         fit = self.done(model.dense(state), heldout, spread)
+        own: int | str = "none" if form.own is None else form.own
+        settled = SeparableGaussian(form.pull, own, form.smooth, steps, 0.0)
+        fit = replace(fit, settled=settled)
         if best is not None and fit.train_error > max(2 * best.error, 1e-3):
             return self.done(best.dense, heldout, None)  # so little noise that the last system was not solved
         return fit
@@ -175,12 +184,13 @@ class _Run:
 
     def choose(self, known: Observations, aside: Observations) -> _Choice:
         """One scale or one for each position of the most uneven mode; to what covariances to draw, and how strongly."""
-        pull = self.method.pull or 1.0
-        own, ratio = uneven(known)
-        best = self.tried(known, aside, _Form(None, pull, False))
-        if ratio > UNEVEN:
+        pull = self.plain.pull
+        best = self.tried(known, aside, self.plain)
+        own = uneven(known) if self.method.own == "auto" else None
+        if own is not None:
             best = self.better(best, known, aside, replace(best.form, own=own))
-        best = self.better(best, known, aside, replace(best.form, smooth=True))
+        if self.method.smooth is None:
+            best = self.better(best, known, aside, replace(best.form, smooth=True))
         if self.method.pull is None and prod(known.shape) <= LARGE and max(known.shape) ** 2 > 0.02 * prod(known.shape):
             for other in (3.0, 10.0):
                 before, best = best, self.better(best, known, aside, replace(best.form, pull=other))
@@ -189,6 +199,13 @@ class _Run:
             if best.form.pull == pull:
                 best = self.better(best, known, aside, replace(best.form, pull=0.3))
         return best
+
+    @property
+    def plain(self) -> _Form:
+        """What is asked for, and the simplest of what is left open."""
+        method = self.method
+        own = method.own if isinstance(method.own, int) else None
+        return _Form(own, method.pull or 1.0, bool(method.smooth))
 
     def better(self, best: _Choice, known: Observations, aside: Observations, form: _Form) -> _Choice:
         """The better one of what there is and another form."""
@@ -241,19 +258,20 @@ class _Run:
         return std
 
 
-def uneven(obs: Observations) -> tuple[int | None, float]:
-    """The mode whose positions differ most in their means, and how much: the ratio of Fisher's test."""
+def uneven(obs: Observations) -> int | None:
+    """The mode whose positions differ most in mean and scale, by the likelihood less its penalty; None: none does."""
     best, most = None, 0.0
     y = obs.values.to(torch.float64)
+    y = (y - y.mean()) / y.std(correction=0).clamp_min(1e-300)
     for mode, n in enumerate(obs.shape):
         if n < 2 or obs.n < 5 * n:
             continue
         at = obs.indices[:, mode]
         count = torch.bincount(at, minlength=n).to(y)
         mean = torch.zeros(n, dtype=y.dtype, device=y.device).index_add_(0, at, y) / count.clamp_min(1)
-        inside = float((y - mean[at]).square().sum()) / max(obs.n - n, 1)
-        between = float((count * (mean - y.mean()).square()).sum()) / (n - 1)
-        ratio = between / max(inside, 1e-300)
-        if ratio > most:
-            best, most = mode, ratio
-    return best, most
+        square = torch.zeros(n, dtype=y.dtype, device=y.device).index_add_(0, at, (y - mean[at]).square())
+        spread = (square + 1e-12) / count.clamp_min(1)
+        gain = -0.5 * float((count * spread.log())[count >= 2].sum()) - n * log(obs.n)
+        if gain > most:
+            best, most = mode, gain
+    return best

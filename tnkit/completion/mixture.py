@@ -120,10 +120,11 @@ class Blended:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Part:
-    """What the members made of the entries without some, and why it was cut short, or None."""
+    """What the members made of the entries without some, with what choices, and why it was cut short, or None."""
 
     aside: Observations
     arrays: list[Tensor]
+    settled: list[CompletionMethod | None]
     stopped: Status | None
 
     @property
@@ -146,12 +147,14 @@ def blend_of(
     """
     obs, device = problem.observations, problem.observations.values.device
     parts: list[_Part] = []
-    counting = list(range(len(members)))
+    counting, ready = list(range(len(members))), list(members)
     for number in range(3 if obs.n < THREE else 2 if obs.n < TWO else 1):
         held = split_alike(obs, holdout, generator(seed + number, device))
         if held is None or (parts and problem.control.out_of_time):
             break
-        part = _part(problem, [members[k] for k in counting], obs.take(~held), obs.take(held), seed)
+        part = _part(problem, [ready[k] for k in counting], obs.take(~held), obs.take(held), seed)
+        for k, settled in zip(counting, part.settled, strict=False):
+            ready[k] = settled or ready[k]  # its choices are made; they cost most
         if not parts:
             errors = [relative_error(x, part.aside) for x in part.arrays]
             near = [k for k, error in enumerate(errors) if error <= FAR * min(errors)]
@@ -174,10 +177,11 @@ def blend_of(
         again: list[Tensor] = []
         for k, w, before in zip(counting, weights, arrays, strict=True):
             if w > 0 and status is CONVERGED:
-                fit = _dense(replace(problem, rng=generator(seed, device)), members[k])
+                fit = _dense(replace(problem, rng=generator(seed, device)), ready[k])
                 assert fit.dense is not None
                 status = fit.status if fit.status in (INTERRUPTED, TIME_LIMIT) else CONVERGED
-                again.append(fit.dense)
+                sound = fit.train_error <= max(2 * told[k], 1e-3)
+                again.append(fit.dense if sound else before)
             else:
                 again.append(before)
         arrays = again if status is CONVERGED else arrays
@@ -196,14 +200,16 @@ def _part(
     problem: CompletionProblem, members: Sequence[CompletionMethod], known: Observations, aside: Observations, seed: int
 ) -> _Part:
     arrays: list[Tensor] = []
+    settled: list[CompletionMethod | None] = []
     for member in members:
         rng = generator(seed, known.values.device)
         fit = _dense(replace(problem, observations=known, rng=rng), member)
         assert fit.dense is not None
         arrays.append(fit.dense)
+        settled.append(fit.settled)
         if fit.status is INTERRUPTED or problem.control.out_of_time:
-            return _Part(aside, arrays, INTERRUPTED if fit.status is INTERRUPTED else TIME_LIMIT)
-    return _Part(aside, arrays, None)
+            return _Part(aside, arrays, settled, INTERRUPTED if fit.status is INTERRUPTED else TIME_LIMIT)
+    return _Part(aside, arrays, settled, None)
 
 
 def _dense(problem: CompletionProblem, member: CompletionMethod) -> CompletionFit:
