@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -173,6 +177,69 @@ def test_completion_by_search_beats_the_order_that_was_given() -> None:
     assert torch.equal(done.filled[mask], x[mask])
     with pytest.raises(tk.ShapeError, match="entries"):
         tk.complete(x, mask=mask, method=StructureSearch(shape=(5, 5)))
+
+
+X = planted(chain((4, 5, 6), (2, 3)))
+
+
+def missed(y: torch.Tensor) -> torch.Tensor:
+    """A loss that other processes can be sent."""
+    return (y - X).square().sum() / X.square().sum()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["loss", "observed"])
+def test_workers_fit_other_objectives_and_find_the_same(kind: str) -> None:
+    def objective() -> LossObjective | ObservedObjective:
+        if kind == "loss":
+            return LossObjective(missed, X.shape, target=1e-3)
+        mask = torch.rand(X.shape, generator=torch.Generator().manual_seed(0)) < 0.7
+        obs = Observations.from_dense(X, mask)
+        gen = torch.Generator().manual_seed(0)
+        return ObservedObjective(obs, Tensorization.start(X.shape), rng=gen, control=Control())
+
+    ladder = RankLadder(shapes=("train", "ring"), rungs=(2, 3), raises=1, steps=8)
+    here, there = (run_objective(objective(), ladder, workers=workers) for workers in (None, 2))
+    assert here.evaluations == there.evaluations
+    assert [str(t.graph) for t in here.front] == [str(t.graph) for t in there.front]
+    assert [t.error for t in here.front] == pytest.approx([t.error for t in there.front], rel=1e-6)
+
+
+def test_a_loss_that_cannot_be_sent_is_refused_before_any_work() -> None:
+    objective = LossObjective(lambda y: y.square().sum(), (3, 3), target=1.0)
+    with pytest.raises(tk.OptionError, match="top of a module"):
+        run_objective(objective, RankLadder(), workers=2)
+
+
+INTERRUPTED = """
+import os, signal, sys
+import tnkit as tk
+
+def heard(step):
+    if step.step == int(sys.argv[2]):
+        os.killpg(os.getpgrp(), signal.SIGINT)
+
+if __name__ == "__main__":
+    x = tk.random_format("tr", (5,) * 4, (2, 2, 2, 2), rng=0).to_dense()
+    found = tk.search(x, eps=1e-3, strategy="greedy", workers=2, save=sys.argv[1], progress=heard)
+    print(found.status.name, found.evaluations, found.best.fit.rel_error)
+"""
+
+
+@pytest.mark.slow
+def test_ctrl_c_with_workers_keeps_every_fit_and_a_search_goes_on_from_there(tmp_path: Path) -> None:
+    script, path = tmp_path / "search.py", tmp_path / "search.safetensors"
+    script.write_text(INTERRUPTED)
+    command = [sys.executable, str(script), str(path)]
+    options = {"capture_output": True, "text": True, "start_new_session": True, "timeout": 120, "check": True}
+    first = subprocess.run([*command, "3"], **options)  # type: ignore[call-overload]
+    assert first.stdout.split()[:2] == ["interrupted", "3"]
+    assert "Traceback" not in first.stderr
+    x = tk.random_format("tr", (5,) * 4, (2, 2, 2, 2), rng=0).to_dense()
+    second = tk.search(x, eps=1e-3, strategy="greedy", save=path)
+    whole = tk.search(x, eps=1e-3, strategy="greedy")
+    assert second.best.fit.rel_error <= 1e-3
+    assert second.evaluations <= whole.evaluations - 3
 
 
 def test_orders_that_mix_scales_hold_every_part_once() -> None:

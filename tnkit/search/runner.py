@@ -26,6 +26,7 @@ from tnkit.search.evaluate import CHUNK, Evaluator, evaluator
 from tnkit.search.front import Candidate, SearchResult, pareto_front
 from tnkit.search.graph import Graph
 from tnkit.search.objective import DenseObjective, Objective, Trial, replaced
+from tnkit.search.proofs import Proofs, proofs
 from tnkit.search.proposer import Conversation, Proposal, Proposer, Setting
 from tnkit.solvers import (
     CONVERGED,
@@ -217,8 +218,6 @@ def run_search(
     with evaluator(objective, seed, workers) as fits:
         status = converse(state, proposer.propose(Setting(objective, rng, bounds)), fits, control, begun)
     state.save(force=True)
-    if not state.order:
-        raise BudgetError(f"{proposer.name} tried nothing that fits ({asked}). Allow more parameters or time.")
 
     def report(trial: Trial) -> FitReport:
         layout = replace(trial.graph.layout(), shape=plan.shape, tensorization=None if plan.is_identity else plan)
@@ -242,8 +241,12 @@ def run_search(
             asked,
         )
 
-    tried = tuple(Candidate(str(t.graph), report(t)) for t in worth(state.order))
+    held = [t for t in state.order if limits.max_params is None or t.graph.n_params <= limits.max_params]
+    if not held:
+        raise BudgetError(f"{proposer.name} tried nothing that fits ({asked}). Allow more parameters or time.")
+    tried = tuple(Candidate(str(t.graph), report(t)) for t in worth(held))
     best = min(tried, key=lambda c: _score(c.fit, limits))
+    proved = Proofs(why_none="it was interrupted") if status is INTERRUPTED else proofs(objective, bounds)
     label = f"{best.label}, of {state.evaluations} fits ({state.pruned} left out by bounds, {state.cached} known)"
     best = Candidate(best.label, replace(best.fit, why=f"{best.fit.why}; {label}", elapsed_s=time.monotonic() - begun))
     return SearchResult(
@@ -255,8 +258,8 @@ def run_search(
         status,
         state.evaluations,
         state.pruned,
-        tuple(sorted(bounds.items())),
         limits.eps,
+        proved,
     )
 
 
