@@ -169,7 +169,7 @@ class CutSpectra:
     @property
     def complete(self) -> bool:
         """Whether the spectra of all cuts have been taken."""
-        return len(self._tails) >= self.full // 2
+        return bool(len(self._tails) >= self.full // 2)
 
     def energies(self, mask: int) -> NDArray[np.float64]:
         """The squared singular values of a cut, descending."""

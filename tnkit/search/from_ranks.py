@@ -47,7 +47,6 @@ class MatchedSearch(Proposer):
         again: rounds for the smaller graphs where a larger one has reached eps in the first.
         starts: of each fit in the first round; the second has twice as many, the third three times.
         steps: sweeps of a fit; those of the first round take half of them.
-        seconds: for finding the graphs.
         otherwise: what is tried where none of them reaches eps.
     """
 
@@ -56,7 +55,6 @@ class MatchedSearch(Proposer):
     again: int = 3
     starts: int = 12
     steps: int = 200
-    seconds: float = 5.0
     otherwise: tuple[Proposer, ...] = ()
     splitting: GreedyTN = field(default_factory=GreedyTN)
     name: ClassVar[str] = "matched"
@@ -102,7 +100,7 @@ class MatchedSearch(Proposer):
         high = stands_out(setting.objective, low)
         if max(low.values()) > _LARGEST:
             return
-        control, allowed = setting.objective.control.within(self.seconds), setting.objective.max_params
+        control, allowed = setting.objective.control, setting.objective.max_params
         below = prod(setting.shape) if allowed is None else min(prod(setting.shape), allowed + 1)
         seen, d = set[str](), len(setting.shape)
         last = 2**d - 1

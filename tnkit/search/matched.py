@@ -34,7 +34,7 @@ __all__ = ["generic_ranks", "matched_graphs", "with_leaves"]
 
 _MOST_RANK = 16  # of a bond
 _SLACK = 1e-4  # of logarithms in single precision
-_WORK = 2**23  # numbers looked at for each rank of each bond
+_WORK = 2**22  # numbers looked at for each rank of each bond
 _ROWS = 2**22  # numbers of the largest intermediate
 
 Array: TypeAlias = "NDArray[Any]"
