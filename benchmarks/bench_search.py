@@ -26,7 +26,7 @@ from torch import Tensor
 import tnkit as tk
 from benchmarks import search_data as data
 from benchmarks.harness import machine, relative_error, screen, write_json
-from tnkit.search import STRATEGIES, GreedyTN, Limits, Proposer, TnALE, packed_ranks, run_search, tucker_front
+from tnkit.search import STRATEGIES, Graph, GreedyTN, Limits, Proposer, TnALE, packed_ranks, run_search, tucker_front
 from tnkit.solvers import Control
 
 HAS = {name: find_spec(name) is not None for name in ("tensorly", "torchtt", "tntorch", "pyttb", "tensap", "quimb")}
@@ -40,11 +40,14 @@ if HAS["pyttb"]:
     import pyttb
 if HAS["tensap"]:
     import tensap
+if HAS["quimb"]:
+    import quimb.tensor as quimb
 
 EPS = (0.1, 0.05, 0.02)
 #: For each real case: strategies, and the seconds that each may take.
 REAL = {"kinetic": ("trees", "packing", "several", "greedy"), "astronaut": ("trees",), "Indian": ("trees", "packing")}
 LIMIT_S = 10.0
+FIRST = 1000  # seed of the synthetic targets; no search was made on those from here on
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +145,19 @@ def tensap_tree(x: Tensor, eps: float) -> Answer:
 def tensap_train(x: Tensor, eps: float) -> Answer:
     value = truncator(eps).ttsvd(tensap.FullTensor(x.numpy()))
     return int(value.storage()), lambda: torch.as_tensor(np.ascontiguousarray(value.full().data))
+
+
+def quimb_fit(x: Tensor, graph: Graph, seed: int) -> Answer:
+    """Alternating least squares from a random start, where the graph and its ranks are given."""
+    gen = torch.Generator().manual_seed(seed)
+    topology, shapes = graph.topology, graph.layout().shapes(graph.bond_ranks())
+    nodes = [
+        quimb.Tensor(torch.randn(s, generator=gen, dtype=torch.float64).numpy(), inds=labels)
+        for labels, s in zip(topology.inputs, shapes, strict=True)
+    ]
+    target = quimb.Tensor(x.numpy(), inds=topology.output).as_network()
+    value = quimb.TensorNetwork(nodes).fit(target, method="als", steps=200, tol=1e-9, progbar=False)
+    return graph.n_params, lambda: torch.as_tensor(value.contract(output_inds=topology.output).data)
 
 
 def rival(x: Tensor, make: Callable[[Tensor], Answer], base: Row) -> Row:
@@ -244,9 +260,22 @@ def tree_case() -> Iterator[Row]:
             yield searched(x, 1e-6, "trees", seed, replace(base, planted=graph.n_params))
 
 
+def synthetic_case(seeds: int) -> Iterator[Row]:
+    """synthetic targets"""
+    for noise, eps in ((0.0, 1e-4), (1e-3, 1.1e-3)):
+        for name, graph in (data.greedy_targets() | data.loopy_targets()).items():
+            for seed in range(FIRST, FIRST + seeds):
+                x = data.planted(graph, seed, noise=noise)
+                base = Row(f"synthetic targets, noise {noise:g}: {name}", "tnkit auto", seed, eps, entries=x.numel())
+                yield searched(x, eps, "auto", seed, replace(base, planted=graph.n_params))
+                if HAS["quimb"] and seed < FIRST + 2:
+                    given = replace(base, who="quimb ALS, graph and ranks given", planted=graph.n_params)
+                    yield rival(x, lambda x, graph=graph, seed=seed: quimb_fit(x, graph, seed), given)
+
+
 def rgtn_case() -> Iterator[Row]:
     """RGTN order"""
-    for order, names in ((6, ("trees", "several")), (8, ("trees",))):
+    for order, names in ((6, ("trees", "matched", "several")), (8, ("trees", "matched"))):
         for seed in range(10):
             graph, x = data.rgtn(order, seed)
             base = Row(f"RGTN order {order}", "", seed, 0.01, entries=x.numel(), planted=graph.n_params)
@@ -308,6 +337,7 @@ def cases(seeds: int, *, quick: bool = False) -> dict[str, Callable[[], Iterator
     if HAS["tensorly"]:
         found |= {str(rows.__doc__): rows for rows in (reshaped_case, core_case)}
     found |= {str(rows.__doc__): rows for rows in (tree_case, rgtn_case)}
+    found[str(synthetic_case.__doc__)] = lambda: synthetic_case(seeds)
     found[str(beside.__doc__)] = lambda: beside(seeds, 0.5 if quick else 2.0)
     found[str(warm_case.__doc__)] = lambda: warm_case(seeds, 1.0 if quick else 15.0)
     if quick:

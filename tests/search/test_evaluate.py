@@ -242,6 +242,45 @@ def test_ctrl_c_with_workers_keeps_every_fit_and_a_search_goes_on_from_there(tmp
     assert second.evaluations <= whole.evaluations - 3
 
 
+def test_steps_on_the_dense_tensor_find_what_sweeps_find() -> None:
+    graph = chain((8, 9, 10), (2, 2))
+    x = planted(graph)
+    mask = torch.rand(x.shape, generator=torch.Generator().manual_seed(0)) < 0.5
+    obs, gen = Observations.from_dense(x, mask), torch.Generator().manual_seed(0)
+    objective = ObservedObjective(obs, Tensorization.start(x.shape), rng=gen, control=Control())
+    start = objective.fit(graph, steps=3)
+    tensors, error = objective.steps_on_dense(graph, start.tensors, objective.most, objective.held, 40)
+    assert error < 1e-4 < start.error
+    assert error == pytest.approx(objective.error(graph, tensors, objective.held), rel=1e-6)
+
+
+def test_a_graph_that_is_small_sees_a_part_of_the_entries() -> None:
+    x = torch.rand((40, 40, 20), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    obs, gen = Observations.from_dense(x), torch.Generator().manual_seed(0)
+    objective = ObservedObjective(obs, Tensorization.start(x.shape), rng=gen, control=Control(), each=50)
+    small, large = chain((40, 40, 20), (2, 2)), chain((40, 40, 20), (9, 9))
+    assert objective.enough(small).n == 50 * small.n_params
+    assert objective.enough(large).n == objective.known.n == 28_800
+
+
+def test_a_time_limit_ends_a_completion_by_search_with_the_best_so_far() -> None:
+    x = planted(chain((6, 6, 6, 6), (2, 3, 2)))
+    mask = torch.rand(x.shape, generator=torch.Generator().manual_seed(0)) < 0.4
+    done = tk.complete(x, mask=mask, method="search", time_limit_s=1e-3)
+    assert done.status.name == "time_limit"
+    assert done.heldout_error is not None
+    assert bool(torch.isfinite(done.filled).all())
+
+
+def test_rungs_of_a_size_are_kept() -> None:
+    x = planted(chain((6, 6, 6, 6), (2, 3, 2)))
+    ladder = RankLadder(shapes=("train", "ring", "tree"), sizes=(90, 180), raises=0)
+    loss = LossObjective(lambda y: (y - x).square().sum() / x.square().sum(), x.shape, max_params=400)
+    found = run_objective(loss, ladder)
+    assert all(t.graph.n_params <= 180 for t in found.front)
+    assert max(t.graph.n_params for t in found.front) > 90
+
+
 def test_orders_that_mix_scales_hold_every_part_once() -> None:
     for order in mixed_orders((0, 0, 0, 1, 1, 1, 2)):
         assert sorted(order) == list(range(7))

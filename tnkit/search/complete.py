@@ -28,7 +28,7 @@ from tnkit.tensorize import Tensorization, balanced_factors
 
 __all__ = ["StructureSearch", "mixed_orders"]
 
-_RUNGS = (2, 4, 8, 16, 24, 32, 48, 64)
+_PARTS = (400, 130, 45, 20, 10, 6, 4, 3)  # of the observed entries: numbers at each rung
 _KEEP, _STEPS = 0.75, 20  # of the structures after each rung; sweeps of each fit
 _RACE = 0.8  # share of the time after which the best is fitted to all entries
 
@@ -86,9 +86,9 @@ class StructureSearch(CompletionMethod):
         objective = ObservedObjective(
             obs, plan, rng=rng, control=racing, holdout=self.holdout, sample=self.sample, each=self.each
         )
-        strategy = self.strategy or RankLadder(
-            mixed_orders(owners, plan.out_shape), rungs=_RUNGS, keep=_KEEP, steps=_STEPS
-        )
+        sizes = tuple(max(round(obs.n / part), sum(plan.out_shape)) for part in _PARTS)
+        orders = mixed_orders(owners, plan.out_shape)
+        strategy = self.strategy or RankLadder(orders, sizes=sizes, keep=_KEEP, steps=_STEPS)
         history: list[StepInfo] = []
 
         def heard(trial: Trial) -> None:

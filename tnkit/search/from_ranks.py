@@ -52,7 +52,7 @@ class MatchedSearch(Proposer):
 
     candidates: int = 6
     rounds: int = 7
-    again: int = 3
+    again: int = 6
     starts: int = 12
     steps: int = 200
     otherwise: tuple[Proposer, ...] = ()
