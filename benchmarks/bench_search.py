@@ -1,4 +1,4 @@
-"""Structure searches: `python -m benchmarks.bench_search [--case TEXT] [--who TEXT] [--seeds N] [--json PATH]`.
+"""Structure searches: `python -m benchmarks.bench_search [--case TEXT] [--seeds N] [--json PATH]`.
 
 For every strategy of tnkit and every rival that is installed: numbers, the error of the dense result, fits and seconds.
 A size counts only where the error keeps eps. Seeds set the random numbers of the search; where the data are drawn, they
@@ -26,8 +26,7 @@ from torch import Tensor
 import tnkit as tk
 from benchmarks import search_data as data
 from benchmarks.harness import machine, relative_error, screen, write_json
-from tnkit.search import STRATEGIES, Graph, GreedyTN, Limits, Proposer, TnALE, packed_ranks, run_search, tucker_front
-from tnkit.solvers import Control
+from tnkit.search import STRATEGIES, Graph, Proposer, packed_ranks, tucker_front
 
 HAS = {name: find_spec(name) is not None for name in ("tensorly", "torchtt", "tntorch", "pyttb", "tensap", "quimb")}
 if HAS["torchtt"]:
@@ -262,9 +261,10 @@ def tree_case() -> Iterator[Row]:
 
 def synthetic_case(seeds: int) -> Iterator[Row]:
     """synthetic targets"""
-    for noise, eps in ((0.0, 1e-4), (1e-3, 1.1e-3)):
-        for name, graph in (data.greedy_targets() | data.loopy_targets()).items():
-            for seed in range(FIRST, FIRST + seeds):
+    targets = data.greedy_targets() | data.loopy_targets()
+    for seed in range(FIRST, FIRST + seeds):
+        for name, graph in targets.items():
+            for noise, eps in ((0.0, 1e-4), (1e-3, 1.1e-3)):
                 x = data.planted(graph, seed, noise=noise)
                 base = Row(f"synthetic targets, noise {noise:g}: {name}", "tnkit auto", seed, eps, entries=x.numel())
                 yield searched(x, eps, "auto", seed, replace(base, planted=graph.n_params))
@@ -297,40 +297,6 @@ def beside(seeds: int, limit_s: float) -> Iterator[Row]:
                 yield searched(x, 1e-2, who, seed, replace(base, who=f"tnkit {who}"), time_limit_s=limit_s)
 
 
-def warm_case(seeds: int, limit_s: float) -> Iterator[Row]:
-    """warm starts and bounds"""
-    graph = data.greedy_targets()["triangle(5,2,5,2,2)"]
-    who: dict[str, Callable[[bool], Proposer]] = {
-        "Greedy-TN": lambda on: GreedyTN(prune=on),
-        "TnALE": lambda on: TnALE("full", sweeps=3),
-    }
-    for name, config in who.items():
-        for seed in range(min(seeds, 3)):
-            x = data.planted(graph, seed)
-            for on in (True, False):
-                said = f"{name}, {'warm starts and bounds' if on else 'neither'}"
-                base = Row("warm starts and bounds: triangle(5,2,5,2,2)", said, seed, 1e-2, entries=x.numel())
-                begun = time.perf_counter()
-                result = run_search(
-                    x,
-                    float(x.norm()),
-                    config(on),
-                    Limits(eps=1e-2, warm=on, prune=on),
-                    rng=torch.Generator().manual_seed(seed),
-                    control=Control().within(limit_s),
-                )
-                fit = result.best.fit
-                yield replace(
-                    base,
-                    n_params=fit.n_params,
-                    rel_error=relative_error(x, fit.tensor.to_dense()),
-                    evaluations=result.evaluations,
-                    seconds=time.perf_counter() - begun,
-                    planted=graph.n_params,
-                    status=result.status.name,
-                )
-
-
 def cases(seeds: int, *, quick: bool = False) -> dict[str, Callable[[], Iterator[Row]]]:
     """All of them by name."""
     found = {str(rows.__doc__): rows for rows in real_cases(seeds)}
@@ -339,9 +305,8 @@ def cases(seeds: int, *, quick: bool = False) -> dict[str, Callable[[], Iterator
     found |= {str(rows.__doc__): rows for rows in (tree_case, rgtn_case)}
     found[str(synthetic_case.__doc__)] = lambda: synthetic_case(seeds)
     found[str(beside.__doc__)] = lambda: beside(seeds, 0.5 if quick else 2.0)
-    found[str(warm_case.__doc__)] = lambda: warm_case(seeds, 1.0 if quick else 15.0)
     if quick:
-        return {name: rows for name, rows in found.items() if name.startswith(("kinetic", "strategies", "warm"))}
+        return {name: rows for name, rows in found.items() if name.startswith(("kinetic", "strategies"))}
     return found
 
 
@@ -401,11 +366,13 @@ def main() -> int:
     on = machine(("tensorly", "torchtt", "tntorch", "pyttb", "tensap", "quimb"))
     for name, case in cases(1 if asked.quick else asked.seeds, quick=asked.quick).items():
         if asked.case in name:
-            mine = list(case())
+            mine, published = list[Row](), {k: [asdict(p) for p in v] for k, v in data.PUBLISHED.items()}
+            for row in case():
+                mine.append(row)
+                found = [asdict(r) for r in (*rows, *mine)]
+                write_json(asked.json, {"machine": asdict(on), "rows": found, "published": published})
             rows += mine
             show(console, mine)
-            published = {k: [asdict(p) for p in v] for k, v in data.PUBLISHED.items()}
-            write_json(asked.json, {"machine": asdict(on), "rows": [asdict(r) for r in rows], "published": published})
     console.print(f"written to {asked.json}")
     return 0
 
