@@ -126,7 +126,8 @@ def _to_beat(first: SearchResult, limits: Limits, parts: int) -> Limits:
     if limits.eps is None or first.best.fit.rel_error > limits.eps * (1 + 1e-9):
         return limits
     most = first.best.fit.n_params // parts - 1
-    return replace(limits, max_params=most if limits.max_params is None else min(most, limits.max_params))
+    allowed = most if limits.max_params is None else min(most, limits.max_params)
+    return replace(limits, max_params=allowed, strict=True)
 
 
 def _together(first: SearchResult, second: SearchResult, limits: Limits, elapsed: float) -> SearchResult:

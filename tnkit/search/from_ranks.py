@@ -58,6 +58,7 @@ class MatchedSearch(Proposer):
     otherwise: tuple[Proposer, ...] = ()
     splitting: GreedyTN = field(default_factory=GreedyTN)
     name: ClassVar[str] = "matched"
+    needs_eps: ClassVar[bool] = True
     summary: ClassVar[str] = "graphs with any number of loops whose generic ranks are those of all cuts"
 
     def propose(self, setting: Setting) -> Conversation:

@@ -20,7 +20,7 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, prod, sqrt
 from typing import Any, TypeAlias
 
@@ -53,6 +53,10 @@ class Proofs:
     sizes: tuple[tuple[str, int], ...] = ()
     errors: tuple[tuple[str, float], ...] = ()
     why_none: str = ""
+
+    def of_real_numbers(self) -> Proofs:
+        """Where entries are complex: each takes two numbers."""
+        return replace(self, sizes=tuple((what, 2 * least) for what, least in self.sizes))
 
     def merged(self, other: Proofs) -> Proofs:
         """What either of two proved of the same array and question."""
