@@ -102,8 +102,14 @@ def descend_dense(
     """
     topology = graph.topology
     tensors = [t.detach().clone().requires_grad_() for t in balanced(tuple(start))]
-    options = {"max_iter": EACH, "history_size": _MEMORY, "tolerance_grad": 0, "tolerance_change": 0}
-    optimizer = torch.optim.LBFGS(tensors, line_search_fn="strong_wolfe", **options)
+    optimizer = torch.optim.LBFGS(
+        tensors,
+        max_iter=EACH,
+        history_size=_MEMORY,
+        tolerance_grad=0.0,
+        tolerance_change=0.0,
+        line_search_fn="strong_wolfe",
+    )
     count = known.values.numel()
 
     def step() -> Tensor:

@@ -97,13 +97,15 @@ def proofs(objective: Objective, known: dict[str, int]) -> Proofs:
     if objective.eps is not None:
         level = np.array([1.001 * max(objective.eps**2, _EXACT) * cuts.norm2])
         sizes = {"any network": ceil(float(networks(level)[0]) - 1e-6)}
-        if "any tree" not in known:
+        if "any tree" not in known and d <= _CHEAP_MODES:
             sizes["any tree"] = ceil(float(trees(level)[0]) - 1e-6)
         found = found.merged(Proofs(tuple(sizes.items())))
     if objective.eps is None and objective.max_params is not None:
         allowed = objective.max_params
-        errors = (("any network", _error(cuts, networks, allowed)), ("any tree", _error(cuts, trees, allowed)))
-        found = found.merged(Proofs(errors=errors))
+        errors = {"any network": _error(cuts, networks, allowed)}
+        if d <= _CHEAP_MODES:
+            errors["any tree"] = _error(cuts, trees, allowed)
+        found = found.merged(Proofs(errors=tuple(errors.items())))
     return found
 
 
