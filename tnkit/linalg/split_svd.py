@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from tnkit.linalg.cut import Cut, Split, finish, rounding2
+from tnkit.linalg.tall_qr import reduced_qr
 from tnkit.linalg.tsqr import triangle
 from tnkit.registry import SPLIT_DRIVERS
 
@@ -29,7 +30,7 @@ def safe_svd(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         v, s, uh = _reduced(a.mH)
         return uh.mH, s, v.mH
     except torch.linalg.LinAlgError:
-        q, r = torch.linalg.qr(a.mH if a.shape[0] < a.shape[1] else a, mode="reduced")
+        q, r = reduced_qr(a.mH if a.shape[0] < a.shape[1] else a)
         u, s, vh = _reduced(r)
         return (vh.mH, s, (q @ u).mH) if a.shape[0] < a.shape[1] else (q @ u, s, vh)
 
@@ -48,7 +49,7 @@ def svd_split(a: Tensor, cut: Cut) -> Split:
     if n > 3 * m:
         u, s, _ = safe_svd(triangle(a.mT).mT)
     elif m > 3 * n:
-        q, upper = torch.linalg.qr(a, mode="reduced")
+        q, upper = reduced_qr(a)
         u, s, _ = safe_svd(upper)
         u = q @ u
     else:
