@@ -22,7 +22,8 @@ def batches() -> list[torch.Tensor]:
 
 
 def small_of(teacher: nn.Module, batches: list[torch.Tensor]) -> nn.Module:
-    return tk.nn.compress(teacher, tk.Budget(params=0.4), calib=batches, measure=False)[0]
+    """Fitted to each layer alone: what a sequential pass over the same batches has learned cannot be learned again."""
+    return tk.nn.compress(teacher, tk.Budget(params=0.4), calib=batches, sequential=0, measure=False)[0]
 
 
 def mean_error(model: nn.Module, teacher: nn.Module, x: torch.Tensor) -> float:
@@ -131,13 +132,13 @@ def test_defaults_gain_where_inputs_are_uneven(spec: tk.nn.LayerSpec) -> None:
     torch.manual_seed(0)
     mix = torch.linalg.qr(torch.randn(32, 32))[0] * torch.logspace(1, -1, 32)
     model = nn.Sequential(nn.Linear(32, 64), nn.GELU(), nn.Linear(64, 64), nn.GELU(), nn.Linear(64, 32)).eval()
-    batches = [torch.randn(32, 32) @ mix.T for _ in range(24)]
+    batches = [torch.randn(32, 32) @ mix.T for _ in range(120)]
     rules = dict.fromkeys(["0", "2", "4"], spec)
-    small, _ = tk.nn.compress(model, tk.Budget(params=0.5), batches, rules, measure=False)
-    better, report = tk.nn.recover(small, model, batches, max_steps=300)
-    assert report.error_after < 0.9 * report.error_before
+    small, _ = tk.nn.compress(model, tk.Budget(params=0.5), batches[:24], rules, measure=False)
+    better, report = tk.nn.recover(small, model, batches[24:], max_steps=400)
+    assert report.error_after < 0.97 * report.error_before
     x = torch.randn(500, 32) @ mix.T
-    assert mean_error(better, model, x) < 0.9 * mean_error(small, model, x)
+    assert mean_error(better, model, x) < 0.97 * mean_error(small, model, x)
 
 
 def test_a_learning_rate_is_absolute(teacher: nn.Module, batches: list[torch.Tensor]) -> None:
@@ -147,5 +148,7 @@ def test_a_learning_rate_is_absolute(teacher: nn.Module, batches: list[torch.Ten
     state = {name: value.clone() for name, value in small.named_parameters()}
     options = {"validation": batches, "match_sweeps": 0, "max_steps": 1, "inplace": True}
     tk.nn.recover(small, teacher, batches, learning_rate=1e-4, **options)
-    changes = {name: float((value.detach() - state[name].detach()).abs().max()) for name, value in small.named_parameters()}
+    changes = {
+        name: float((value.detach() - state[name].detach()).abs().max()) for name, value in small.named_parameters()
+    }
     assert changes["0.left"] == pytest.approx(changes["2.right"], rel=1e-2)
