@@ -80,15 +80,15 @@ def perplexity(model: nn.Module, ids: Tensor, batch: int = 64) -> float:
     return math.exp(total / len(pieces))
 
 
-def trained(ids: Tensor, steps: int, weights: Path | None, say: Callable[[str], None]) -> CharModel:
-    """The model after `steps` of AdamW from seed 0; read from `weights` where that is there, and written to it."""
+def trained(ids: Tensor, steps: int, weights: Path | None, say: Callable[[str], None], *, seed: int = 0) -> CharModel:
+    """The model after `steps` of AdamW from a seed; read from `weights` where that is there, and written to it."""
     with torch.random.fork_rng():
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         model = CharModel()
     if weights is not None and weights.exists():
         model.load_state_dict(load_file(weights))
         return model.eval()
-    rng = torch.Generator().manual_seed(0)
+    rng = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps, pct_start=0.1)
     for step in range(steps):

@@ -71,10 +71,11 @@ def error(model: nn.Module, other: nn.Module) -> float:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_same_outputs_at_full_width(kind: str) -> None:
+@pytest.mark.parametrize("each_block", [False, True])
+def test_the_same_outputs_at_full_width(kind: str, each_block: bool) -> None:
     model = made(kind)
     state = {name: value.clone() for name, value in model.state_dict().items()}
-    same, report = rotate_blocks(model, 1.0, batches())
+    same, report = rotate_blocks(model, 1.0, batches(), each_block=each_block)
     assert error(model, same) < 1e-5
     assert report.output_error < 1e-5
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
@@ -106,9 +107,10 @@ def test_exact_where_the_stream_has_room() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_saved_and_loaded_the_usual_way(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize("each_block", [False, True])
+def test_saved_and_loaded_the_usual_way(tmp_path: Path, kind: str, each_block: bool) -> None:
     model, batch = made(kind), batches()[0]
-    small, report = rotate_blocks(model, 0.75, batches(), measure=False)
+    small, report = rotate_blocks(model, 0.75, batches(), each_block=each_block, measure=False)
     small.save_pretrained(tmp_path / "a")
     again = type(model).from_pretrained(tmp_path / "a")
     again.save_pretrained(tmp_path / "b")

@@ -14,8 +14,10 @@ Example:
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import isinf
 from typing import ClassVar
 
 import torch
@@ -23,13 +25,13 @@ from torch import Tensor
 
 from tnkit.decompose.als import least_squares
 from tnkit.decompose.base import Problem
-from tnkit.decompose.descent import Start, Trial, descend, descend_from, ended
+from tnkit.decompose.descent import Trial, descend, descend_from
 from tnkit.decompose.options import check_options
 from tnkit.decompose.rank_search import RankSearch, measured, newton_limit, steps_of
 from tnkit.linalg import solve_gram, split
 from tnkit.registry import METHODS
 from tnkit.rng import normal
-from tnkit.solvers import DIRECT, Control, iterate
+from tnkit.solvers import DIRECT, INTERRUPTED, Control, iterate
 
 __all__ = ["BlastFit"]
 
@@ -81,15 +83,17 @@ class BlastFit(RankSearch):
         flat = low_rank(problem, ranks[0])
         steps = min(self.descent_steps, 40) if quick else self.descent_steps
         count = min(self.starts, 1) if quick else self.starts
-        pool: list[Start] = []
-        for first in (flat, *(self._small(problem, ranks[0]) for _ in range(count))):
-            walked = self._walk(problem, first, replace(control, max_steps=steps, tol=0.0))
-            if ended(walked.status):
-                best = walked if walked.error < measured(problem, flat) else replace(walked, tensors=flat)
-                return replace(best, error=measured(problem, best.tensors))
-            pool.append(walked.tensors)
-        trial = descend_from(network, pool, control, newton=newton)
         lower = measured(problem, flat)
+        pool: list[tuple[Tensor, ...]] = []
+        for k in range(count + 1):
+            first = flat if k == 0 else self._small(problem, ranks[0])
+            walk = replace(control, max_steps=steps, tol=0.0).within(_share(control, count + 1 - k))
+            walked = self._walk(problem, first, walk)
+            pool.append(walked.tensors)
+            if walked.status is INTERRUPTED:
+                best = min([flat, *pool], key=lambda tensors: measured(problem, tensors))
+                return replace(walked, error=measured(problem, best), tensors=best)
+        trial = descend_from(network, pool, control, newton=newton)
         return trial if trial.error <= lower else replace(trial, tensors=flat, error=lower)
 
     def _small(self, problem: Problem, rank: int) -> tuple[Tensor, ...]:
@@ -103,12 +107,12 @@ class BlastFit(RankSearch):
 
     def _walk(self, problem: Problem, start: Sequence[Tensor], control: Control) -> Trial:
         """The preconditioned descent."""
-        x, norm, steps = problem.x, problem.norm, control.max_steps
+        x, norm, steps, begun = problem.x, problem.norm, control.max_steps, time.monotonic()
+        limit = control.deadline - begun
 
         def step(state: tuple[Tensor, ...], number: int) -> tuple[tuple[Tensor, ...], float]:
-            pace = 1.0 - (number - 1) / steps
-            u, s, v = state
-            rest = _rest(x, u, s, v)
+            u, s, v, rest = state
+            pace = 1.0 - max((number - 1) / steps, min((time.monotonic() - begun) / limit, 1.0) if limit > 0 else 1.0)
             error = float(torch.linalg.vector_norm(rest)) / norm
             # a normal matrix has a trace of about the squared norm of what it stands for; δ is a share of its mean
             delta = self.damping * error
@@ -121,10 +125,11 @@ class BlastFit(RankSearch):
             gram = (u.mH @ u)[:, None] * (v.mH @ v)[None]
             side = torch.einsum("iar,iajb,jbr->ijr", u.conj(), rest, v.conj())
             s = s + pace * _damped(gram, side[..., None], delta)[..., 0]
-            return (u, s, v), float(torch.linalg.vector_norm(_rest(x, u, s, v))) / norm
+            rest = _rest(x, u, s, v)
+            return (u, s, v, rest), float(torch.linalg.vector_norm(rest)) / norm
 
-        out = iterate(step, tuple(start), control, start_error=measured(problem, start))
-        return Trial(out.value, out.error, out.status, out.history)
+        out = iterate(step, (*start, _rest(x, *start)), control, start_error=measured(problem, start))
+        return Trial(out.value[:3], out.error, out.status, out.history)
 
     def direct(self, problem: Problem) -> Trial | None:
         """Low rank: exact at the smaller side of the matrix, and an answer to any eps."""
@@ -137,6 +142,11 @@ class BlastFit(RankSearch):
             return None
         tensors = low_rank(problem, most, exact=target.eps is None)
         return Trial(tensors, measured(problem, tensors), DIRECT)
+
+
+def _share(control: Control, left: int) -> float | None:
+    """Seconds for the next of the walks that are left; as long as all of them is for what comes after."""
+    return None if isinf(control.deadline) else max(control.deadline - time.monotonic(), 0.0) / (2.0 * left)
 
 
 def low_rank(problem: Problem, rank: int, *, exact: bool = True) -> tuple[Tensor, ...]:

@@ -18,7 +18,17 @@ from tnkit.nn.surgery import n_bytes, n_params
 from tnkit.nn.timing import measure_ms
 from tnkit.tensorize import Tensorization
 
-__all__ = ["Built", "build", "dense_ms", "example_input", "forward_ms", "layer_report", "with_twins"]
+__all__ = [
+    "Built",
+    "as_weight",
+    "build",
+    "dense_ms",
+    "example_input",
+    "forward_ms",
+    "layer_report",
+    "relative_error",
+    "with_twins",
+]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,10 +58,10 @@ def build(choice: Choice, row: int) -> Built:
     spec, rank = item.spec.narrowed(choice.view, rank)
     fitted = spec.fit(choice.view, choice.weight, rank, choice.metric) if known is None else known
     module = item.recipe.build(item.layer, spec, fitted, choice.metric)
-    return Built(row, _as_weight(fitted, choice.view.plan), module, spec, rank)
+    return Built(row, as_weight(fitted, choice.view.plan), module, spec, rank)
 
 
-def _as_weight(fitted: Fitted, plan: Tensorization) -> Fitted:
+def as_weight(fitted: Fitted, plan: Tensorization) -> Fitted:
     """The format with the weight's own shape; plans one after the other become one."""
     if not isinstance(fitted, Tensorized):
         return fitted.tensorized(plan)
@@ -110,12 +120,12 @@ def layer_report(choice: Choice, built: Built | None, *, timed: bool = False) ->
         flops_after=None if flops is None else flops[1] if built is None else int(flops[0][built.row]),
         ms_before=ms_before,
         ms_after=ms_after,
-        rel_error=0.0 if built is None else _relative_error(choice, built),
+        rel_error=0.0 if built is None else relative_error(choice, built),
         weighted=choice.metric.inputs is not None or choice.metric.frequency is not None,
     )
 
 
-def _relative_error(choice: Choice, built: Built) -> float:
+def relative_error(choice: Choice, built: Built) -> float:
     """‖(W − Ŵ)G^½‖ / ‖WG^½‖ of what was built, whatever the fit gave weight to."""
     weight = choice.weight.to(torch.float64)
     wrong = choice.view.blocks(weight - built.format.to_dense().to(weight))

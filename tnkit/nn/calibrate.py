@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tnkit.errors import DataError
 from tnkit.nn.batches import attention_mask, evaluating, require_batches, run_batch
 from tnkit.nn.opening import opened, owners, projection_input
+from tnkit.nn.outputs import Outputs
 from tnkit.nn.scope import Rules, find_scope
 from tnkit.nn.sensitivity import Sensitivity, Site
 from tnkit.nn.stats import InputStats
@@ -131,6 +132,7 @@ def collect(
     who: str = "calibrate",
     *,
     gradient_batches: int = 0,
+    outputs: Outputs = "auto",
 ) -> Calibration:
     """Run the batches and record the sites.
 
@@ -140,12 +142,13 @@ def collect(
         calib: iterable of batches.
         who: the words for the caller in messages.
         gradient_batches: on how many of the first batches gradients are taken as well; see `tnkit.nn.sensitivity`.
+        outputs: what of the outputs the gradients are of; see `tnkit.nn.outputs`.
 
     Raises:
         OptionError: `calib` is no iterable of batches.
         DataError: no batch, a batch that the model does not take, or inputs with NaN or infinite values.
     """
-    recorder, feeling = _Recorder(sites), Sensitivity(model, sites)
+    recorder, feeling = _Recorder(sites), Sensitivity(model, sites, outputs)
     names = {id(site.layer): name for name, site in sites.items()}
     n_batches, first = 0, None
 

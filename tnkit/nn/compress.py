@@ -26,10 +26,12 @@ from tnkit.nn.layers.module import FactoredModule
 from tnkit.nn.layers.recipe import find_recipe
 from tnkit.nn.measure import Before, EvalFn, score_of
 from tnkit.nn.opening import opened
+from tnkit.nn.outputs import Outputs, require_outputs
 from tnkit.nn.plan import Allocation, Plan, require_sizes
 from tnkit.nn.report import LayerReport, ModelReport
 from tnkit.nn.scope import Item, Rules, Scope, find_scope
 from tnkit.nn.sensitivity import Site
+from tnkit.nn.sequential import corrected, is_little_work
 from tnkit.nn.specs import AnyOf, Fitted, LayerSpec, LowRankLayer
 from tnkit.nn.stats import InputStats
 from tnkit.nn.surgery import n_bytes, n_params, replaced, swap_
@@ -123,6 +125,8 @@ def compress(
     *,
     allocation: Allocation = "greedy",
     sensitivity: bool = True,
+    sequential: int | None = None,
+    outputs: Outputs = "auto",
     only_faster: bool = False,
     measure: bool = True,
     method: Literal["auto", "search"] = "auto",
@@ -145,6 +149,12 @@ def compress(
         allocation: "greedy" by gain per cost, or "uniform", the same share for each layer.
         sensitivity: weigh errors by how much the model's outputs feel them, from gradients on the first batches (no
             labels are needed). Not under `max_error`, which bounds unweighted errors.
+        sequential: passes over `calib` in which layers are fitted again, to what the dense ones give for the inputs
+            that they really get (see `tnkit.nn.sequential`); one that makes held-out batches worse is undone. None
+            where `calib` is an iterator, which can be gone through only once, nor under `max_error`. None: one pass
+            where that is little work (small models), otherwise none.
+        outputs: what of the model's outputs counts: "values", "logits" (the probabilities that these stand for), or
+            "auto": logits where they are called so, or are as many as a table has rows.
         only_faster: time the layers on input of the shape that was seen first, and leave those dense, or make them
             smaller, that would not be faster; needs `calib`. Ranks then depend on the machine.
         method: "search" tries several structures for each layer that would be of low rank (see `AnyOf`), and
@@ -162,7 +172,8 @@ def compress(
         DTypeError: quantised weights in scope.
 
     Cost:
-        One pass over `calib`, and an eigendecomposition or SVD for each layer, twice.
+        One pass over `calib`, and an eigendecomposition or SVD for each layer, twice; for each sequential pass as much
+        as a forward pass of the model over `calib` for each layer, and one more fit.
 
     Example:
         >>> import torch
@@ -174,6 +185,9 @@ def compress(
     """
     budget = as_budget(target)
     _check_options(model, budget, calib, eval_fn, allocation, only_faster)
+    require_outputs(outputs, "compress")
+    if sequential is not None and sequential < 0:
+        raise OptionError(f"compress: sequential={sequential} is negative. Use 0 for none, or a number of passes.")
     if method not in ("auto", "search"):
         raise OptionError(f"compress: method={method!r}. Use 'auto' or 'search'.")
     with opened(model, root=not inplace) as whole:
@@ -181,12 +195,16 @@ def compress(
         choices = tuple(make_choice(item) for item in scope.items)
         require_sizes(choices, budget)
         felt = sensitivity and budget.max_error is None and all(c.item.spec.max_error is None for c in choices)
-        found_in = _calibrated(whole.model, choices, calib, GRADIENT_BATCHES if felt else 0)
+        found_in = _calibrated(whole.model, choices, calib, GRADIENT_BATCHES if felt else 0, outputs)
         choices = tuple(analysed(choice, found_in) for choice in choices)
         score = None if eval_fn is None else score_of(eval_fn, whole.model)
         timed = measure and found_in is not None
         allowed = faster_rows(choices) if only_faster else None
         found = Plan(whole.model, choices, budget, allocation, found_in, eval_fn, score, timed, allowed).search()
+        bounded = budget.max_error is not None or any(c.item.spec.max_error is not None for c in choices)
+        if found_in is not None and calib is not None and iter(calib) is not calib and not bounded:
+            sweeps = int(is_little_work(choices)) if sequential is None else sequential
+            found = corrected(whole.model, choices, found, calib, found_in.n_batches, sweeps, outputs)
         left = [_left_report(whole.model, name, reason) for name, reason in scope.left.items()]
         open_layers = dict(whole.keep(found.layers))
         made = None if inplace else replaced(whole.model if "" in open_layers else model, found.layers)
@@ -263,7 +281,7 @@ def _checked_scope(
 
 
 def _calibrated(
-    model: nn.Module, choices: tuple[Choice, ...], calib: Iterable[Any] | None, gradients: int
+    model: nn.Module, choices: tuple[Choice, ...], calib: Iterable[Any] | None, gradients: int, outputs: Outputs
 ) -> Calibration | None:
     if calib is None:
         return None
@@ -272,7 +290,7 @@ def _calibrated(
         for name in (choice.item.name, *choice.item.tied):
             layer, spec = model.get_submodule(name), choice.item.spec
             sites[name] = Site(layer, find_recipe(layer, spec, name), spec.whiten)
-    return collect(model, sites, calib, "compress", gradient_batches=gradients)
+    return collect(model, sites, calib, "compress", gradient_batches=gradients, outputs=outputs)
 
 
 def _notes(choices: tuple[Choice, ...], calibration: Calibration | None) -> list[str]:

@@ -25,6 +25,7 @@ from tnkit.nn.resized import set_shapes_
 from tnkit.nn.sliced_norm import SlicedNorm
 from tnkit.nn.structure import mark_, structure_of
 from tnkit.nn.surgery import replaced, swap_
+from tnkit.nn.turn import put_turns_
 from tnkit.nn.versions import VERSION, upgraded
 from tnkit.registry import LAYERS
 
@@ -95,6 +96,7 @@ def load(path: str | PathLike[str], base: nn.Module) -> nn.Module:
     layers = {name: _empty_layer(name, what, tensors, model, path) for name, what in structure["layers"].items()}
     model = replaced(model, layers)
     set_shapes_(model, structure.get("shapes", {}))
+    put_turns_(model, structure.get("turns", {}))
     for alias, owner in structure["aliases"].items():
         tensors[alias] = tensors[owner]
     try:
@@ -128,6 +130,8 @@ def hollow_(model: nn.Module, structure: Mapping[str, Any]) -> nn.Module:
     swap_(model, {name: _empty_layer(name, what, {}, model, "config.json") for name, what in found.items()})
     shapes = {_here_parameter(model, name): shape for name, shape in structure.get("shapes", {}).items()}
     set_shapes_(model, {name: shape for name, shape in shapes.items() if name is not None})
+    turns = {_here(model, name): shape for name, shape in structure.get("turns", {}).items()}
+    put_turns_(model, {name: shape for name, shape in turns.items() if name is not None})
     names = {f"{name}.": f"{here}." for name, here in places.items() if here is not None}
     _tie(model, _renamed(structure["aliases"], names))
     return mark_(model)

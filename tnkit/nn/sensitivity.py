@@ -19,9 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from tnkit.errors import DataError
-from tnkit.nn.batches import output_tensors, run_batch
+from tnkit.nn.batches import run_batch
 from tnkit.nn.layers.recipe import Recipe
 from tnkit.nn.opening import owners
+from tnkit.nn.outputs import Outputs, felt_outputs
 from tnkit.nn.stats import InputStats
 
 __all__ = ["Sensitivity", "Site"]
@@ -54,10 +55,16 @@ class Sensitivity:
         note: why it stopped, or "" while it works.
     """
 
-    def __init__(self, model: nn.Module, sites: Mapping[str, Site]) -> None:
-        """Nothing is run yet."""
+    def __init__(self, model: nn.Module, sites: Mapping[str, Site], outputs: Outputs = "auto") -> None:
+        """Nothing is run yet.
+
+        Args:
+            model: whose outputs count.
+            sites: layers by name.
+            outputs: what of them counts, see `tnkit.nn.outputs`.
+        """
         self.note = ""
-        self._model, self._sites = model, sites
+        self._model, self._sites, self._outputs = model, sites, outputs
         self._signs = torch.Generator().manual_seed(0)
         self._found: dict[str, InputStats] = {}
 
@@ -89,7 +96,8 @@ class Sensitivity:
         ]
         try:
             with torch.enable_grad():
-                outputs = [t for t in output_tensors(run_batch(self._model, batch)) if t.requires_grad]
+                said = felt_outputs(self._model, run_batch(self._model, batch), self._outputs)
+                outputs = [t for t in said if t.requires_grad]
                 if not outputs:
                     raise DataError("no output depends on a layer in scope")
                 for left in reversed(range(_draws(outputs, [p for _, p in probes]))):

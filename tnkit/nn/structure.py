@@ -11,6 +11,7 @@ from tnkit.nn.layers.module import FactoredModule
 from tnkit.nn.opening.model import is_open
 from tnkit.nn.resized import resized_shapes
 from tnkit.nn.sliced_norm import SlicedNorm
+from tnkit.nn.turn import turns_of
 from tnkit.nn.versions import VERSION
 
 __all__ = ["QUANT_METHOD", "aliases_of", "mark_", "structure_of"]
@@ -22,7 +23,8 @@ QUANT_METHOD = "tnkit"
 def structure_of(model: nn.Module) -> dict[str, Any]:
     """Compressed layers by name, names of open ones, and names that stand for a parameter of another name; JSON-able.
 
-    Where there are any, `shapes` holds the sizes of parameters that others than the model's configuration say.
+    Where there are any, `shapes` holds sizes of parameters that others than the model's configuration say, and `turns`
+    those of the products at the entries of blocks.
 
     Example:
         >>> import torch
@@ -36,9 +38,13 @@ def structure_of(model: nn.Module) -> dict[str, Any]:
         if isinstance(m, FactoredModule | SlicedNorm)
     }
     aliases = aliases_of(model.state_dict(keep_vars=True))
-    shapes = resized_shapes(model)
-    found = {"layers": layers, "opened": [n for n, m in model.named_modules() if is_open(m)], "aliases": aliases}
-    return {**found, "shapes": shapes} if shapes else found
+    shapes, turns = resized_shapes(model), turns_of(model)
+    found: dict[str, Any] = {
+        "layers": layers,
+        "opened": [n for n, m in model.named_modules() if is_open(m)],
+        "aliases": aliases,
+    }
+    return {**found, **({"shapes": shapes} if shapes else {}), **({"turns": turns} if turns else {})}
 
 
 def aliases_of(state: Mapping[str, Any]) -> dict[str, str]:

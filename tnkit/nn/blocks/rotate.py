@@ -3,7 +3,8 @@
 Norms are made free of their own scale (it goes into the layers after them, or into a matrix of the norm), so that a
 rotation of the stream passes through them; then everything that writes to the stream is multiplied by Qᵀ and everything
 that reads it by Q, and the coordinates of little energy are dropped. There is one Q for all blocks, the eigenvectors of
-the second moments of all norms' inputs together, each counting alike: so the code of the blocks does not change.
+the second moments of all norms' inputs together, each counting alike; or one for each block, with a small product at
+the entry of the next one. The code of the blocks does not change.
 
 References:
     Ashkboos et al., SliceGPT, arXiv 2401.15024 (with a rotation for each block, and a product on each shortcut).
@@ -28,12 +29,19 @@ from tnkit.nn.resized import resize_
 from tnkit.nn.sliced_norm import SlicedNorm
 from tnkit.nn.structure import mark_
 from tnkit.nn.surgery import n_bytes, n_params
+from tnkit.nn.turn import turn_
 
 __all__ = ["rotate_blocks"]
 
 
 def rotate_blocks(
-    model: nn.Module, keep: float, calib: Iterable[Any], *, rotation: bool = True, measure: bool = True
+    model: nn.Module,
+    keep: float,
+    calib: Iterable[Any],
+    *,
+    rotation: bool = True,
+    each_block: bool = False,
+    measure: bool = True,
 ) -> tuple[nn.Module, ModelReport]:
     """Cut the residual stream of a transformer of a known family to a share of its width.
 
@@ -42,6 +50,9 @@ def rotate_blocks(
         keep: share of the width that stays, in (0, 1]; at 1 the outputs are the same.
         calib: batches as in `compress`.
         rotation: False cuts coordinates as they are, those of the least energy: the plain truncation.
+        each_block: a rotation of its own for each block, and from block to block a product with the square of the width
+            that stays (see `tnkit.nn.turn`). Somewhat larger at the same width, and not always nearer: what a block
+            does not need is then gone for the blocks after it.
         measure: time the model, and run the first batch for the error of its outputs.
 
     Returns:
@@ -71,13 +82,28 @@ def rotate_blocks(
     moments = _moments(model, stream, batches)
     before = Before.of(model, batches[0] if measure else None)
     count = max(1, int(keep * stream.width))
-    joint = torch.stack([m / m.trace().clamp_min(1e-300) for m in moments.values()]).mean(dim=0)
-    q = _basis(joint, count, rotation=rotation)
-    lost = {path: _lost(moment, q) for path, moment in moments.items()}
+    qs = _bases(stream, moments, count, rotation=rotation, each_block=each_block)
+    lost = {path: _lost(moment, qs[stream.place(path)]) for path, moment in moments.items()}
     made = copy.deepcopy(model)
-    reports = _Cut(made, stream, q, lost, sum(lost.values()) / len(lost)).carry_out_()
+    reports = _Cut(made, stream, qs, lost, sum(lost.values()) / len(lost)).carry_out_()
     note = "rel. error: what of the residual stream is cut where a layer reads it, on average where it writes"
     return mark_(made), before.report(made, reports, len(reports), (note,))
+
+
+def _bases(
+    stream: _Stream, moments: dict[str, Tensor], count: int, *, rotation: bool, each_block: bool
+) -> list[Tensor]:
+    """The basis of the stream in each block."""
+    parts: list[list[Tensor]] = [[] for _ in stream.blocks]
+    for path, moment in moments.items():
+        k, part = stream.place(path), moment / moment.trace().clamp_min(1e-300)
+        parts[k].append(part)
+        if stream.family.post_norm and path == stream.blocks[k].path(stream.family.norms[1]) and k + 1 < len(parts):
+            parts[k + 1].append(part)  # what the next block is given
+    if each_block:
+        return [_basis(torch.stack(of).mean(dim=0), count, rotation=rotation) for of in parts]
+    joint = torch.stack([m / m.trace().clamp_min(1e-300) for m in moments.values()]).mean(dim=0)
+    return [_basis(joint, count, rotation=rotation)] * len(parts)
 
 
 def _basis(moment: Tensor, count: int, *, rotation: bool) -> Tensor:
@@ -139,6 +165,14 @@ class _Stream:
         """The full name of a part of the body."""
         return f"{self.body}.{name}" if self.body else name
 
+    def place(self, path: str) -> int:
+        """The number of the block that a layer or a norm belongs to; what comes before all is of the first block."""
+        for k, block in enumerate(self.blocks):
+            if path.startswith(f"{block.name}."):
+                return k
+        before = (*self.family.embeddings, *((self.family.last_norm,) if self.family.post_norm else ()))
+        return 0 if path in {self.inside(name) for name in before} else len(self.blocks) - 1
+
     def norms(self) -> dict[str, tuple[str, ...]]:
         """Paths of the norms, and of the layers that read each."""
         found: dict[str, tuple[str, ...]] = {}
@@ -190,7 +224,7 @@ class _Cut:
 
     model: nn.Module
     stream: _Stream
-    q: Tensor
+    qs: list[Tensor]
     lost: dict[str, float]
     mean_lost: float
 
@@ -216,7 +250,7 @@ class _Cut:
         for name in family.embeddings:
             layer: Any = self.model.get_submodule(stream.inside(name))
             size = n_params(layer), n_bytes(layer)
-            resize_(layer, "weight", (layer.weight.detach().double() @ self.q).to(layer.weight))
+            resize_(layer, "weight", (layer.weight.detach().double() @ self.qs[0]).to(layer.weight))
             found.append(self._report(stream.inside(name), layer, size, self.mean_lost))
         if tied:
             resize_(head, "weight", table.weight.detach())
@@ -230,7 +264,20 @@ class _Cut:
         for path in norms:
             plain = folds if path == last else not family.post_norm
             self._norm_(path, *scales[path], plain=plain, back=path == last and not tied and not folds)
+        self._turns_()
         return found
+
+    def _q(self, path: str) -> Tensor:
+        """The basis of the stream where a layer or a norm stands."""
+        return self.qs[self.stream.place(path)]
+
+    def _turns_(self) -> None:
+        """Products between blocks of different bases."""
+        for k, block in enumerate(self.stream.blocks[1:], 1):
+            if self.qs[k] is not self.qs[k - 1]:
+                layer = self.model.get_submodule(block.name)
+                like = next(layer.parameters())
+                turn_(layer, (self.qs[k].mT @ self.qs[k - 1]).to(like))
 
     def _layer_(
         self,
@@ -246,10 +293,10 @@ class _Cut:
         size = n_params(layer), n_bytes(layer)
         turned = not isinstance(layer, nn.Linear)  # transformers' Conv1D holds the transpose
         weight = layer.weight.detach().double()
-        w = weight.mT if turned else weight
+        w, q = (weight.mT if turned else weight), self._q(path)
         if reads:
             scaled = w if gamma is None else w * gamma
-            new, shift = scaled @ self.q, None if beta is None else w @ beta
+            new, shift = scaled @ q, None if beta is None else w @ beta
             if shift is not None and bool(shift.any()):
                 if layer.bias is None:
                     raise OptionError(
@@ -257,9 +304,9 @@ class _Cut:
                     )
                 layer.bias.data += shift.to(layer.bias)
         else:
-            new = self.q.mT @ w
+            new = q.mT @ w
             if layer.bias is not None:
-                resize_(layer, "bias", (self.q.mT @ layer.bias.detach().double()).to(layer.bias))
+                resize_(layer, "bias", (q.mT @ layer.bias.detach().double()).to(layer.bias))
         resize_(layer, "weight", (new.mT if turned else new).to(layer.weight).contiguous())
         return self._report(path, layer, size, error)
 
@@ -267,17 +314,19 @@ class _Cut:
         """The norm of the narrow stream; with a matrix where its scale is in no layer after it."""
         old: Any = self.model.get_submodule(path)
         centred, dtype = isinstance(old, nn.LayerNorm), old.weight.dtype
-        width = self.q.shape[1]
+        q = self._q(path)
+        width = q.shape[1]
         out = 0 if plain else self.stream.width if back else width
         new = SlicedNorm(width, self.stream.width, _eps(old), centred=centred, out=out, dtype=dtype)
         with torch.no_grad():
             if new.mean is not None:
-                new.mean.copy_(self.q.sum(dim=0) / self.stream.width**0.5)
+                new.mean.copy_(q.sum(dim=0) / self.stream.width**0.5)
             if new.turn is not None and new.bias is not None:
-                turn = gamma[:, None] * self.q  # Γ Q
-                new.turn.copy_(turn if back else self.q.mT @ turn)
+                turn = gamma[:, None] * q  # Γ Q
+                to = q if self.stream.family.post_norm else self.qs[0]  # the table that is also the head
+                new.turn.copy_(turn if back else to.mT @ turn)
                 shift = torch.zeros_like(gamma) if beta is None else beta
-                new.bias.copy_(shift if back else self.q.mT @ shift)
+                new.bias.copy_(shift if back else to.mT @ shift)
         parent, _, name = path.rpartition(".")
         setattr(self.model.get_submodule(parent), name, new.to(old.weight.device).train(old.training))
 
@@ -286,7 +335,7 @@ class _Cut:
             name=path,
             kind=type(layer).__name__,
             spec="rotated",
-            rank=(self.q.shape[1],),
+            rank=(self.qs[0].shape[1],),
             compressed=True,
             reason="",
             params_before=before[0],

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tnkit.api import decompose
-from tnkit.decompose import RingSVD
+from tnkit.decompose import MatrixSVD, RingSVD
 from tnkit.formats import FormatSpec, Layout, Network, Tensorized, resolve_ranks
 from tnkit.formats.ranks import ranks_within
 from tnkit.network import Topology
@@ -136,13 +136,10 @@ class LadderSpec(LayerSpec):
 
     def _fitted(self, view: WeightView, blocks: Tensor, rank: tuple[int, ...]) -> Fitted:
         structure = self.structure(view)
-        parts = []
+        parts, method = [], self._method(structure.layout, rank)
         for block in blocks:
             x = structure.plan.apply(block)
             limit = None if self.time_limit_s is None else self.time_limit_s / len(blocks)
-            method = self.method
-            if method == "auto" and structure.layout.name == "tr" and len(rank) * max(rank) ** 6 > SWEEP:
-                method = RingSVD()
             fit = decompose(x, structure.spec, rank=rank, method=method, time_limit_s=limit, rng=0)
             parts.append(fit.tensor)
         if view.groups == 1:
@@ -152,6 +149,16 @@ class LadderSpec(LayerSpec):
         graph = Topology(tuple(("g", *labels) for labels in topology.inputs), ("g", *topology.output))
         tensors = [_stacked(nodes) for nodes in zip(*(part.tensors() for part in parts), strict=True)]
         return Network.from_equation(graph, tensors).tensorized(_grouped(over, view.groups))
+
+    def _method(self, layout: Layout, rank: tuple[int, ...]) -> Any:
+        """What `method="auto"` stands for; closed forms are not sketched."""
+        if self.method != "auto":
+            return self.method
+        if layout.name == "tr" and len(rank) * max(rank) ** 6 > SWEEP:
+            return RingSVD()
+        if layout.name in ("lowrank", "kron"):
+            return MatrixSVD(exact=True)
+        return "auto"
 
 
 def _stacked(nodes: tuple[Tensor, ...]) -> Tensor:
