@@ -148,13 +148,14 @@ def published() -> list[list[str]]:
 
 def coordinates() -> list[list[str]]:
     """Completion of coordinates, by the number of entries."""
-    head = ["entries", "rank asked", "rank", "seconds", "peak GB", "error", "error of an oracle"]
+    head = ["entries", "array", "rank asked", "rank", "seconds", "peak GB", "error", "error of an oracle"]
     rows = figures("bench_completion_coordinates")["rows"]
     return [head, *(coordinates_row(row) for row in rows)]
 
 
 def coordinates_row(row: dict) -> list[str]:
-    size = [f"{row['entries']:,}", row["rank_asked"], str(row["rank"]), f"{row['seconds']:.0f}"]
+    size = [f"{row['entries']:,}", " × ".join(f"{n:,}" for n in row["shape"]), row["rank_asked"], str(row["rank"])]
+    size.append(f"{row['seconds']:.1f}")
     return [*size, f"{row['peak_bytes'] / 1e9:.2f}", f"{row['error']:.3f}", f"{row['oracle_error']:.3f}"]
 
 

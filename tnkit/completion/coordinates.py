@@ -43,6 +43,8 @@ MANY = 500_000
 #: A start that leaves more of the held-out entries than this tells nothing.
 NOTHING = 0.97
 
+#: One term more counts as better where the held-out error falls by this share.
+GAIN = 0.02
 #: Terms that are tried where no rank is given.
 RANKS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16)
 
@@ -124,6 +126,7 @@ class _Run:
         self.scale = root_mean_square(obs)
         self.factors: Factors | None = None
         self.heldout, self.status = inf, CONVERGED
+        self.core: tuple[Tensor, list[Tensor]] | None = None
         self.history: list[StepInfo] = []
         self.rank = 0 if problem.ranks is None else problem.ranks[0]
         if self.scale:
@@ -150,6 +153,8 @@ class _Run:
         first = None if self.train.values.is_complex() or self.train.values.ndim == 0 else self.spectral()
         if first is not None:
             self.descend(first)
+            if self.problem.ranks is None:
+                self.raise_rank()
         rank = max(1, self.rank)
         for _ in range(self.method.starts if self.train.n < MANY else 1):
             if self.heldout < NOTHING or self.problem.control.out_of_time or self.status in (INTERRUPTED, TIME_LIMIT):
@@ -191,8 +196,26 @@ class _Run:
             if misses >= 2 or out_of_time():
                 break
         if found is not None:
-            self.rank = found[0].shape[1]
+            self.rank, self.core = found[0].shape[1], (core, bases)
         return found
+
+    def raise_rank(self) -> None:
+        """One term more as long as the held-out error falls for it: a core is noisy, and tells the rank roughly."""
+        while self.core is not None and self.rank < min(self.method.max_rank, self.core[0].shape[0]):
+            if self._out_of_time() or self.status is not CONVERGED or self.heldout >= NOTHING:
+                return
+            rank, before, dtype = self.rank + 1, (self.factors, self.heldout), self.train.values.dtype
+            more = cp_of_core(*self.core, rank, self.problem.rng)
+            self.factors, self.heldout = None, inf
+            try:
+                self.descend(tuple(f.to(dtype) for f in more))
+            finally:  # Ctrl-C, too, leaves the better one
+                better = self.heldout < (1 - GAIN) * before[1]
+                if not better:
+                    self.factors, self.heldout = before
+            if not better:
+                return
+            self.rank = rank
 
     def _out_of_time(self) -> bool:
         return self.problem.control.out_of_time

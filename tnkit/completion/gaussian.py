@@ -120,12 +120,13 @@ class _Form:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Choice:
-    """A form, after how many steps it is best, its array then, and the error there."""
+    """A form, after how many steps it is best, its array then, the error there, and by what it is compared."""
 
     form: _Form
     steps: int
     dense: Tensor
     error: float
+    judged: float
 
 
 class _Run:
@@ -140,6 +141,7 @@ class _Run:
         self.looks = [n for n in looks if n <= method.max_steps] or [method.max_steps]
         self.seed = int(torch.randint(2**31, (), generator=problem.rng, device=problem.rng.device))
         self.stopped: Status | None = None
+        self.units: Tensor | None = None
         middle = float(obs.values.to(torch.float64).mean())
         size = float((obs.values.to(torch.float64) - middle).abs().max())
         self.middle, self.size = middle, size
@@ -185,8 +187,11 @@ class _Run:
     def choose(self, known: Observations, aside: Observations) -> _Choice:
         """One scale or one for each position of the most uneven mode; to what covariances to draw, and how strongly."""
         pull = self.plain.pull
+        own = uneven(known)
+        if own is not None:
+            self.units = units_of(known, own)[aside.indices[:, own]]
+        own = own if self.method.own == "auto" else None
         best = self.tried(known, aside, self.plain)
-        own = uneven(known) if self.method.own == "auto" else None
         if own is not None:
             best = self.better(best, known, aside, replace(best.form, own=own))
         if self.method.smooth is None:
@@ -211,7 +216,7 @@ class _Run:
         """The better one of what there is and another form."""
         if self.stopped is not None:
             return best
-        return min(best, self.tried(known, aside, form), key=lambda c: c.error)
+        return min(best, self.tried(known, aside, form), key=lambda c: c.judged)
 
     def tried(self, known: Observations, aside: Observations, form: _Form) -> _Choice:
         """The best number of steps."""
@@ -221,14 +226,17 @@ class _Run:
         def look(number: int, state: SeparableState) -> bool:
             if number in self.looks or not found:
                 x = model.dense(state)
-                error = relative_error(x.to(torch.float64) * self.size + self.middle, aside)
-                found.append(_Choice(form, number, x, error))
+                full = x.to(torch.float64) * self.size + self.middle
+                error = relative_error(full, aside)
+                off = full[tuple(aside.indices.unbind(-1))] - aside.values
+                judged = error if self.units is None else float((off / self.units).norm())
+                found.append(_Choice(form, number, x, error, judged))
                 if number:
                     self.record(StepInfo(number, error, 0.0))
-            return len(found) < 3 or min(c.error for c in found[:-2]) > min(c.error for c in found[-2:])
+            return len(found) < 3 or min(c.judged for c in found[:-2]) > min(c.judged for c in found[-2:])
 
         self.learn(model, self.looks[-1], look)
-        return min(found, key=lambda c: c.error)
+        return min(found, key=lambda c: c.judged)
 
     def learn(self, model: Separable, steps: int, look: Callable[[int, SeparableState], bool]) -> SeparableState:
         """So many steps of expectation maximisation, or until `look` says no more."""
@@ -256,6 +264,17 @@ class _Run:
             return made[0][tuple(wanted.unbind(-1))]
 
         return std
+
+
+def units_of(obs: Observations, mode: int) -> Tensor:
+    """(n,) the standard deviation of each position of a mode, by which errors there are compared."""
+    y, at, n = obs.values.to(torch.float64), obs.indices[:, mode], obs.shape[mode]
+    count = torch.bincount(at, minlength=n).to(y).clamp_min(1)
+    mean = torch.zeros(n, dtype=y.dtype, device=y.device).index_add_(0, at, y) / count
+    square = torch.zeros(n, dtype=y.dtype, device=y.device).index_add_(0, at, (y - mean[at]).square())
+    whole = float(y.std(correction=0)) or 1.0
+    found = (square / count).sqrt()
+    return torch.where(count > 1, found, found.new_tensor(whole)).clamp_min(1e-9 * whole)
 
 
 def uneven(obs: Observations) -> int | None:
