@@ -30,7 +30,7 @@ from tnkit.tensorize import Tensorization, balanced_factors
 __all__ = ["StructureSearch", "mixed_orders", "usual"]
 
 _PARTS = (400, 130, 45, 20, 10, 6, 4, 3)  # of the observed entries: numbers at each rung
-_KEEP, _KEEP_RINGS, _RAISES, _STEPS = 0.75, 0.5, 3, 20  # of the structures after each rung; sweeps of each fit
+_KEEP, _KEEP_OTHERS, _RAISES, _STEPS = 0.75, 0.5, 3, 20  # of the structures after each rung; sweeps of each fit
 _RACE = 0.8  # share of the time after which the best is fitted to all entries
 
 
@@ -123,7 +123,7 @@ class StructureSearch(CompletionMethod):
 
 
 def usual(orders: tuple[tuple[int, ...], ...], entries: int, least: int) -> Proposer:
-    """Trains, trees and Tucker tensors of growing size, which cost little, and then rings, which cost more.
+    """Trains and Tucker tensors of growing size, which cost little, then rings, then trees.
 
     Args:
         orders: of the parts.
@@ -131,8 +131,9 @@ def usual(orders: tuple[tuple[int, ...], ...], entries: int, least: int) -> Prop
         least: the smallest size.
     """
     sizes = tuple(dict.fromkeys(max(round(entries / part), least) for part in _PARTS))
-    loose = RankLadder(orders, ("train", "tree", "tucker"), sizes=sizes, keep=_KEEP, raises=_RAISES, steps=_STEPS)
-    return Several((loose, replace(loose, shapes=("ring",), keep=_KEEP_RINGS)))
+    loose = RankLadder(orders, ("train", "tucker"), sizes=sizes, keep=_KEEP, raises=_RAISES, steps=_STEPS)
+    others = (replace(loose, shapes=(shape,), keep=_KEEP_OTHERS) for shape in ("ring", "tree"))
+    return Several((loose, *others))
 
 
 def mixed_orders(owners: tuple[int, ...], sizes: tuple[int, ...] = ()) -> tuple[tuple[int, ...], ...]:
