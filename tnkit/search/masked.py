@@ -33,7 +33,7 @@ from tnkit.solvers import Control
 __all__ = ["EACH", "Entries", "descend_dense", "is_cheaper"]
 
 EACH = 20  # iterations of a round
-_PATIENCE, _GAIN = 2, 2e-3  # rounds that gain less than this share
+_PATIENCE, _GAIN = 6, 1e-3  # rounds that gain less than this share
 _MEMORY = 20  # steps that L-BFGS remembers
 _NOISE = 10.0  # times the squared error: the part of the ridge that counts
 _LARGEST = 2**25  # entries of the largest tensor on the way
