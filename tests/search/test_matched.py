@@ -95,6 +95,6 @@ def test_modes_that_hang_on_a_loop_get_their_own_nodes() -> None:
 def test_where_nothing_matches_another_search_is_asked() -> None:
     x = torch.rand((5, 5, 5), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     with pytest.raises(tk.BudgetError):
-        tk.search(x, eps=0.2, strategy=MatchedSearch(candidates=0))
+        tk.search(x, eps=0.2, strategy=MatchedSearch(candidates=0, otherwise=()))
     found = tk.search(x, eps=0.2, strategy=MatchedSearch(candidates=0, otherwise=(GreedyTN(),)))
     assert found.best.fit.rel_error <= 0.2

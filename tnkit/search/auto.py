@@ -21,7 +21,6 @@ from tnkit.errors import BudgetError, ShapeError
 from tnkit.files import PathLikeStr
 from tnkit.search.from_ranks import MatchedSearch
 from tnkit.search.front import Candidate, SearchResult, pareto_front
-from tnkit.search.loops import LoopSearch
 from tnkit.search.portfolio import Portfolio
 from tnkit.search.proposer import Proposer
 from tnkit.search.runner import Limits, run_search
@@ -44,7 +43,7 @@ class AutoSearch:
     """
 
     portfolio: Portfolio = field(default_factory=Portfolio)
-    graphs: Proposer = field(default_factory=lambda: Several((TreeSearch(), MatchedSearch(otherwise=(LoopSearch(),)))))
+    graphs: Proposer = field(default_factory=lambda: Several((TreeSearch(), MatchedSearch())))
     seconds: float = 30.0
     entries: int = 2**23
 

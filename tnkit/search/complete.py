@@ -23,13 +23,14 @@ from tnkit.search.ladder import RankLadder
 from tnkit.search.objective import Trial
 from tnkit.search.observed import ObservedObjective
 from tnkit.search.proposer import Proposer
+from tnkit.search.several import Several
 from tnkit.solvers import StepInfo
 from tnkit.tensorize import Tensorization, balanced_factors
 
-__all__ = ["StructureSearch", "mixed_orders"]
+__all__ = ["StructureSearch", "mixed_orders", "usual"]
 
 _PARTS = (400, 130, 45, 20, 10, 6, 4, 3)  # of the observed entries: numbers at each rung
-_KEEP, _STEPS = 0.75, 20  # of the structures after each rung; sweeps of each fit
+_KEEP, _KEEP_OTHERS, _RAISES, _STEPS = 0.75, 0.5, 3, 20  # of the structures after each rung; sweeps of each fit
 _RACE = 0.8  # share of the time after which the best is fitted to all entries
 
 
@@ -42,7 +43,7 @@ class StructureSearch(CompletionMethod):
         shape: a reshaping of the array, whose parts are in row-major order; by default modes are split into factors of
             about `part`.
         part: see `shape`.
-        strategy: the search; by default `RankLadder` over the given order and `mixed_orders`.
+        strategy: the search; by default `usual` over the given order and `mixed_orders`.
         holdout: share of the observed entries that is held out.
         sample: entries of the fits of the race at the most; the best is fitted to all.
         each: entries of such a fit at the most for each number of the graph.
@@ -86,9 +87,7 @@ class StructureSearch(CompletionMethod):
         objective = ObservedObjective(
             obs, plan, rng=rng, control=racing, holdout=self.holdout, sample=self.sample, each=self.each
         )
-        sizes = tuple(max(round(obs.n / part), sum(plan.out_shape)) for part in _PARTS)
-        orders = mixed_orders(owners, plan.out_shape)
-        strategy = self.strategy or RankLadder(orders, sizes=sizes, keep=_KEEP, steps=_STEPS)
+        strategy = self.strategy or usual(mixed_orders(owners, plan.out_shape), obs.n, sum(plan.out_shape))
         history: list[StepInfo] = []
 
         def heard(trial: Trial) -> None:
@@ -121,6 +120,20 @@ class StructureSearch(CompletionMethod):
         if len(used) < 2:
             raise OptionError(f"A search over networks needs two parts above 1; an array of {shape} gives {parts}.")
         return Tensorization.start(shape).reshape([parts[k] for k in used]), tuple(owners[k] for k in used)
+
+
+def usual(orders: tuple[tuple[int, ...], ...], entries: int, least: int) -> Proposer:
+    """Trains and Tucker tensors of growing size, which cost little, then rings, then trees.
+
+    Args:
+        orders: of the parts.
+        entries: that are observed; sizes are parts of their number.
+        least: the smallest size.
+    """
+    sizes = tuple(dict.fromkeys(max(round(entries / part), least) for part in _PARTS))
+    loose = RankLadder(orders, ("train", "tucker"), sizes=sizes, keep=_KEEP, raises=_RAISES, steps=_STEPS)
+    others = (replace(loose, shapes=(shape,), keep=_KEEP_OTHERS) for shape in ("ring", "tree"))
+    return Several((loose, *others))
 
 
 def mixed_orders(owners: tuple[int, ...], sizes: tuple[int, ...] = ()) -> tuple[tuple[int, ...], ...]:

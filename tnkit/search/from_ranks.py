@@ -27,6 +27,7 @@ from typing import ClassVar
 from tnkit.search.cut_needs import needs, stands_out
 from tnkit.search.graph import Graph
 from tnkit.search.greedy import GreedyTN, lowered
+from tnkit.search.loops import LoopSearch
 from tnkit.search.matched import matched_graphs
 from tnkit.search.objective import Trial
 from tnkit.search.proposer import STRATEGIES, Conversation, Proposal, Proposer, Setting
@@ -55,7 +56,7 @@ class MatchedSearch(Proposer):
     again: int = 6
     starts: int = 12
     steps: int = 200
-    otherwise: tuple[Proposer, ...] = ()
+    otherwise: tuple[Proposer, ...] = (LoopSearch(),)
     splitting: GreedyTN = field(default_factory=GreedyTN)
     name: ClassVar[str] = "matched"
     needs_eps: ClassVar[bool] = True

@@ -125,10 +125,14 @@ class SearchResult:
         words = []
         for what, least, gap in self._gaps():
             if self.eps is None:
-                best, needs = self.best.fit.rel_error, f"{what} of that size has error {least:.3g} or more"
+                best, needs, none = (
+                    self.best.fit.rel_error,
+                    f"{what} of that size has error {least:.3g} or more",
+                    "none is better",
+                )
             else:
-                best, needs = self.best.fit.n_params, f"{what} needs {least:,}"
-            left = f"at most {gap:.1%} to save" if gap else "none is better" if best == least else "the best is below"
+                best, needs, none = self.best.fit.n_params, f"{what} needs {least:,}", "none is smaller"
+            left = f"at most {gap:.1%} to save" if gap else none if best == least else "the best is below"
             words.append(f"{needs}: {left}")
         if not words and self.proofs.why_none:
             words.append(f"no bound was proved: {self.proofs.why_none}")

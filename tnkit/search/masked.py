@@ -33,8 +33,9 @@ from tnkit.solvers import Control
 __all__ = ["EACH", "Entries", "descend_dense", "is_cheaper"]
 
 EACH = 20  # iterations of a round
-_PATIENCE, _GAIN = 2, 2e-3  # rounds that gain less than this share
+_PATIENCE, _GAIN = 6, 1e-3  # rounds that gain less than this share
 _MEMORY = 20  # steps that L-BFGS remembers
+_NOISE = 10.0  # times the squared error: the part of the ridge that counts
 _LARGEST = 2**25  # entries of the largest tensor on the way
 _QUICK = 1e9  # operations of a sweep that is quick enough: sweeps find better valleys
 _ITERATIONS = 4.0  # that do what a sweep does, at three contractions each
@@ -94,7 +95,7 @@ def descend_dense(
         known: what is fitted.
         held: what is measured; None for the fit itself.
         rounds: of twenty iterations, at the most.
-        ridge: weight of the squares of all numbers beside those of the misfits.
+        ridge: weight of the squares of all numbers beside those of the misfits; less where the error is small.
         control: its deadline ends the rounds.
 
     Returns:
@@ -116,16 +117,17 @@ def descend_dense(
         optimizer.zero_grad()
         value = known.misfit(contract(topology, tensors)).square().sum()
         if ridge:
-            value = value + ridge * torch.stack([t.square().sum() for t in tensors]).sum()
+            value = value + ridge * noise * torch.stack([t.square().sum() for t in tensors]).sum()
         (value / count).backward()
         return value / count
 
-    best, least, since = tuple(start), inf, 0
+    best, least, since, noise = tuple(start), inf, 0, 1.0
     for _ in range(rounds):
         with torch.enable_grad():
             optimizer.step(step)
         with torch.no_grad():
             error = (known if held is None else held).error(contract(topology, tensors))
+        noise = min(1.0, _NOISE * error**2)
         since = 0 if error < least * (1 - _GAIN) else since + 1
         if error < least:
             best, least = tuple(t.detach().clone() for t in tensors), error

@@ -15,7 +15,6 @@ from typing import ClassVar
 from tnkit.search.from_cuts import CutSearch
 from tnkit.search.from_ranks import MatchedSearch
 from tnkit.search.local import TnALE
-from tnkit.search.loops import LoopSearch
 from tnkit.search.proposer import STRATEGIES, Conversation, Proposer, Setting
 from tnkit.search.trees import TreeSearch
 
@@ -32,7 +31,7 @@ class Several(Proposer):
 
     parts: tuple[Proposer, ...] = (
         TreeSearch(),
-        MatchedSearch(otherwise=(LoopSearch(),)),
+        MatchedSearch(),
         TnALE(sweeps=3),
         TnALE("full", sweeps=3),
         CutSearch(candidates=2, seconds=2.0),
