@@ -25,8 +25,16 @@ MODULES = (
     "bench_sparse",
     "bench_search",
 )
-#: Of models and layers; only by name.
-LONG = ("bench_encoder", "bench_language", "bench_vision", "bench_matrices", "bench_layers")
+#: Of models and layers, and what parts of the searches save; only by name.
+LONG = (
+    "bench_encoder",
+    "bench_language",
+    "bench_vision",
+    "bench_matrices",
+    "bench_layers",
+    "bench_search_ablation",
+    "bench_search_layers",
+)
 
 
 def main() -> int:

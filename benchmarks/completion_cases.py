@@ -106,7 +106,11 @@ def spectra() -> Iterator[Work]:
 
 def panels_of_medicine() -> Iterator[Work]:
     """Three arrays of measurements, entries hidden beside those that were never measured."""
-    who = {"auto": ours(), "ALS, CP": ours(format="cp", time_limit_s=30)} | rivals.of_panels()
+    who = {
+        "auto": ours(),
+        "ALS, CP": ours(format="cp", time_limit_s=30),
+        "HaLRTC": ours(method=HaLRTC(holdout=0.0)),
+    } | rivals.of_panels()
     for name, x in data.medical().items():
         for hidden in (0.3, 0.6, 0.9):
             mask = partial(_entries, share=1 - hidden)

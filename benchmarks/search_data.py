@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import combinations
 
 import numpy as np
 import torch
@@ -109,6 +110,26 @@ def greedy_targets() -> dict[str, Graph]:
         "triangle(5,2,5,2,2)": Graph(shape, [(k,) for k in range(5)], triangle),
         "TT(2,3,6,5)": chain(shape, (2, 3, 6, 5)),
         "TR(2,3,4,5,5)": ring(shape, (2, 3, 4, 5, 5)),
+    }
+
+
+def loopy_targets() -> dict[str, Graph]:
+    """Graphs with loops that no search was made for."""
+
+    def over(shape: tuple[int, ...], bonds: dict[tuple[int, int], int]) -> Graph:
+        return Graph(shape, [(k,) for k in range(len(shape))], bonds)
+
+    square = {(0, 1): 2, (1, 2): 2, (2, 3): 2, (0, 3): 2}
+    triangles = {(0, 1): 2, (1, 2): 2, (0, 2): 2, (2, 3): 2, (3, 4): 2, (2, 4): 2}
+    return {
+        "square with a tail, 6⁵": over((6,) * 5, {(0, 1): 2, (1, 2): 3, (2, 3): 2, (0, 3): 3, (3, 4): 2}),
+        "all bonds of rank 2, 8⁴": over((8,) * 4, dict.fromkeys(combinations(range(4), 2), 2)),
+        "square with a diagonal, 7⁴": over((7,) * 4, {**square, (0, 2): 2}),
+        "ring 4×9×6×12×5": ring((4, 9, 6, 12, 5), (2, 3, 2, 3, 2)),
+        "two triangles, 6⁵": over((6,) * 5, triangles),
+        "ring, 5⁶": ring((5,) * 6, (2, 2, 3, 2, 2, 3)),
+        "triangle, 12³": ring((12,) * 3, (3, 3, 3)),
+        "ring of shuffled modes, 8⁴": ring((8,) * 4, (3, 2, 3, 2), order=(0, 2, 1, 3)),
     }
 
 

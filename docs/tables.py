@@ -196,20 +196,77 @@ def searches() -> list[list[str]]:
         ratio = median(100 * row["n_params"] / row["entries"] for row in mine)
         fits, kept = median(row["evaluations"] or 0 for row in mine), sum(keeps(row) for row in mine)
         cells = [case, who, "size" if eps == 1 else f"{eps:g}", f"{middle['n_params']:,.0f}", f"{ratio:.3g}"]
-        cells += [f"{middle['rel_error']:.3g}", f"{kept} of {len(mine)}", f"{fits:,.0f}", f"{middle['seconds']:.2f}"]
+        cells += [f"{middle['rel_error']:.3g}", f"{kept} of {len(mine)}", found_planted(mine)]
+        cells += [f"{fits:,.0f}", f"{middle['seconds']:.2f}"]
         lines.append(cells)
     for case, published in found["published"].items():
         for p in published:
-            cells = [case, f"{p['who']}, {p['source']}", f"{p['eps']:g}", "", f"{p['cr']:g}", "", "", ""]
+            cells = [case, f"{p['who']}, {p['source']}", f"{p['eps']:g}", "", f"{p['cr']:g}", "", "", "", ""]
             lines.append([*cells, f"{p['seconds']:,.0f}"])
     cases = list(dict.fromkeys(line[0] for line in lines))
     lines.sort(key=lambda line: cases.index(line[0]))
-    head = ["case", "who", "eps", "numbers", "CR %", "error of the dense result", "eps kept", "fits", "seconds"]
+    head = [
+        "case",
+        "who",
+        "eps",
+        "numbers",
+        "CR %",
+        "error of the dense result",
+        "eps kept",
+        "planted size",
+        "fits",
+        "seconds",
+    ]
     return [head, *lines]
+
+
+def found_planted(rows: list[dict]) -> str:
+    """How often eps was reached at the size that was planted, or less."""
+    planted = [row for row in rows if row["planted"]]
+    hits = sum(keeps(row) and row["n_params"] <= row["planted"] for row in planted)
+    return f"{hits} of {len(planted)}" if planted else ""
 
 
 def keeps(row: dict) -> bool:
     return row["rel_error"] <= row["eps"] * (1 + 1e-9)
+
+
+def ablation() -> list[list[str]]:
+    """Searches with and without warm starts and bounds, at equal size: medians over the seeds."""
+    rows, ways = figures("bench_search_ablation")["rows"], ("bounds alone", "warm starts alone", "neither")
+    head = ["target", "search", "planted", "size", "fits", "processor s", *(f"{how}: s" for how in ways)]
+    lines = []
+    for target, who in dict.fromkeys((row["target"], row["search"]) for row in rows):
+        mine = [row for row in rows if (row["target"], row["search"]) == (target, who)]
+        both = [row for row in mine if row["how"] == "both" and row["size"] is not None]
+        if not both:
+            lines.append([target, who, str(mine[0]["planted"]), "none in time", *[""] * (len(head) - 4)])
+            continue
+        cells = [target, who, str(both[0]["planted"]), f"{median(row['size'] for row in both):.0f}"]
+        cells += [f"{median(row['evaluations'] for row in both):.0f}", f"{median(row['found_s'] for row in both):.2f}"]
+        own = {row["seed"]: row["found_s"] for row in both}
+        lines.append([*cells, *(saved([row for row in mine if row["how"] == how], own) for how in ways)])
+    return [head, *lines]
+
+
+def saved(others: list[dict], own: dict[int, float]) -> str:
+    """Seconds, and how many times those of the search as it is; a lower bound where that size was not found."""
+    if not others:
+        return ""
+    ratio = median(row["found_s"] / own[row["seed"]] for row in others)
+    sign = "" if all(row["reached"] for row in others) else "> "
+    return f"{median(row['found_s'] for row in others):.1f} ({sign}{ratio:.1f}×)"
+
+
+def searched_layers() -> list[list[str]]:
+    """Matrices of an encoder by search and by low rank, at equal numbers."""
+    rows = figures("bench_search_layers")["rows"]
+    head = ["layer", "matrix", "keep", "found", "numbers", "error", "low rank: numbers", "error"]
+    lines = []
+    for mine, rank in zip(rows[::2], rows[1::2], strict=True):
+        cells = [mine["layer"], mine["shape"], f"{mine['keep']:g}", mine["format"], f"{mine['params']:,}"]
+        lines.append([*cells, f"{mine['error']:.4f}", f"{rank['params']:,}", f"{rank['error']:.4f}"])
+    return [head, *lines]
 
 
 def of_models(name: str, columns: dict[str, tuple[str, str]]) -> list[list[str]]:
@@ -283,6 +340,8 @@ TABLES: dict[str, Callable[[], list[list[str]]]] = {
     "bars": bars,
     "machine": machine,
     "searches": searches,
+    "ablation": ablation,
+    "searched_layers": searched_layers,
     "completed": completed,
     "planted": planted,
     "published": published,

@@ -23,13 +23,18 @@ def sentences(count: int) -> list[str]:
     """Sentences from the docstrings of Python's standard library, always the same ones, in a mixed order."""
     found: dict[str, None] = {}
     for file in sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py")):
-        for text in docstrings(file):
-            for sentence in re.split(r"(?<=[.!?])\s+", " ".join(text.split())):
-                if 40 <= len(sentence) <= 200 and sentence[0].isupper() and sentence.endswith("."):
-                    found[sentence] = None
+        found |= dict.fromkeys(sentences_of(file))
     order = np.random.default_rng(0).permutation(len(found))
     every = list(found)
     return [every[k] for k in order[:count]]
+
+
+def sentences_of(file: Path) -> Iterator[str]:
+    """Sentences of 40 to 200 letters in the docstrings of a file."""
+    for text in docstrings(file):
+        for sentence in re.split(r"(?<=[.!?])\s+", " ".join(text.split())):
+            if 40 <= len(sentence) <= 200 and sentence[0].isupper() and sentence.endswith("."):
+                yield sentence
 
 
 def docstrings(file: Path) -> Iterator[str]:

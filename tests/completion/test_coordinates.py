@@ -147,3 +147,12 @@ def test_refusals() -> None:
         CoordinateCP(max_rank=0)
     with pytest.raises(OptionError, match="holdout"):
         CoordinateCP(holdout=0.0)
+
+
+def test_many_coordinates_of_a_large_array_are_chosen_by_themselves() -> None:
+    observed, factors = planted((3000, 1500, 400), 3, 250_000, noise=0.1)
+    done = complete(observed)
+    assert done.method == "coordinates"
+    assert done.tensor is not None
+    assert done.tensor.ranks == (3,)
+    assert true_error(done, factors) < 0.05

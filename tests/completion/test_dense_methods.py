@@ -182,7 +182,9 @@ def test_what_is_an_image_a_cube_a_panel() -> None:
     assert not looks_like_a_cube(obs)
     noise = Observations.from_dense(RNG.normal(size=(40, 40, 3)), entries((40, 40, 3), 0.5, 0))
     assert not looks_like_an_image(noise)
-    assert not looks_like_a_panel(noise)
+    assert looks_like_a_panel(noise)
+    assert not looks_like_a_panel(noise.with_values(noise.values * 1j))
+    assert not looks_like_a_panel(noise.with_weights(torch.ones_like(noise.values)))
 
 
 # --- what they are made of -------------------------------------------------------------------------------------------

@@ -76,6 +76,25 @@ def test_scattered_points_beat_a_grid_and_intervals_cover() -> None:
     assert "ranks (4, 4, 4)" in repr(found)
 
 
+@pytest.mark.parametrize("rank", [1, 2])
+def test_deviations_know_of_a_rank_that_is_too_small(rank: int) -> None:
+    rng = np.random.default_rng(3)
+    points, fresh = rng.random((500, 2)), rng.random((1000, 2))
+
+    def waves(at: np.ndarray) -> np.ndarray:
+        return np.sin(5 * at[:, 0] + 4 * at[:, 1]) + np.cos(7 * at[:, 0] * at[:, 1])
+
+    values = waves(points) + 0.1 * rng.normal(size=500)
+    found = complete_points(points, values, rank=rank, method=FunBaT(max_steps=8))
+    off = found.predict(fresh) - waves(fresh)
+    assert np.sqrt(np.mean(off**2)) > 0.15  # the rank is too small
+    assert 0.8 < np.mean(np.abs(off) < 1.645 * found.std(fresh)) < 0.99
+    low, high = found.interval(fresh)
+    again = waves(fresh) + 0.1 * rng.normal(size=1000)
+    assert 0.83 < np.mean((low < again) & (again < high)) < 0.97
+    assert found.noise_std == pytest.approx(0.1, rel=0.6)
+
+
 @pytest.mark.parametrize("name", KERNELS)
 def test_every_kernel_finds_rank_and_function(name: str) -> None:
     rng = np.random.default_rng(1)

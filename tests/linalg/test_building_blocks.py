@@ -19,6 +19,7 @@ from tnkit.linalg import (
     sqrt_psd,
 )
 from tnkit.linalg.products import row_energies
+from tnkit.linalg.sketch import twin_sketches
 
 DTYPES = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 
@@ -84,6 +85,19 @@ def test_sketch_is_linear_and_takes_every_column_once() -> None:
             assert y.shape == (n, width)
         assert (y.abs().sum(1) == 1).all()
         assert (y.abs().sum(0) <= -(-n // width)).all() or width < n
+
+
+def test_twin_sketches_are_independent() -> None:
+    n, width = 2000, 200
+    y, z = twin_sketches(torch.eye(n), width, torch.Generator().manual_seed(0))
+    for sketch in (y, z):
+        assert (sketch.abs().sum(1) == 1).all()
+        assert abs(float(sketch.sum())) < 5 * n**0.5  # signs
+    assert abs(float((y.sum(1) * z.sum(1)).sum())) < 5 * n**0.5  # the same sign half the time
+    meet = [(s.abs() @ s.abs().T).triu(1) for s in (y, z)]
+    each = [float(m.sum()) for m in meet]
+    both = float((meet[0] * meet[1]).sum())
+    assert both < 3 * each[0] * each[1] / (n * (n - 1) / 2)
 
 
 def test_lstsq_plain_batched_ridge() -> None:

@@ -197,6 +197,16 @@ def test_signal_in_few_columns() -> None:
     assert true <= 1.01 * best
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_signal_in_single_columns(seed: int) -> None:
+    """Columns that meet in a sketch hide each other; the check must notice."""
+    a = 1e-3 * gaussian(64, 12_000, seed=seed)
+    a[:, torch.randperm(12_000, generator=torch.Generator().manual_seed(seed))[:20]] += gaussian(64, 20, seed=seed + 50)
+    part = split(a, max_rank=20, rng=seed)
+    best = float(torch.linalg.svdvals(a)[20:].square().sum())
+    assert part.discarded2 <= 1.03 * best
+
+
 def test_small_singular_values_are_found() -> None:
     s = 10.0 ** -torch.arange(10, dtype=torch.float64)
     for driver in ("auto", "svd", "qr", "randomised"):

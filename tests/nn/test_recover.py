@@ -121,6 +121,6 @@ def test_nothing_asked_of_recovery(teacher: nn.Module, batches: list[torch.Tenso
 
 def test_a_rate_that_is_too_high_is_lowered(teacher: nn.Module, batches: list[torch.Tensor]) -> None:
     small = small_of(teacher, batches)
-    _, report = tk.nn.recover(small, teacher, batches, match_sweeps=0, max_steps=300, learning_rate=1.0)
+    _, report = tk.nn.recover(small, teacher, batches, match_sweeps=0, max_steps=300, learning_rate=5.0)
     assert max(error for _, error in report.history) > 2 * report.error_before
     assert report.error_after < report.error_before

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -173,6 +177,108 @@ def test_completion_by_search_beats_the_order_that_was_given() -> None:
     assert torch.equal(done.filled[mask], x[mask])
     with pytest.raises(tk.ShapeError, match="entries"):
         tk.complete(x, mask=mask, method=StructureSearch(shape=(5, 5)))
+
+
+X = planted(chain((4, 5, 6), (2, 3)))
+
+
+def missed(y: torch.Tensor) -> torch.Tensor:
+    """A loss that other processes can be sent."""
+    return (y - X).square().sum() / X.square().sum()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["loss", "observed"])
+def test_workers_fit_other_objectives_and_find_the_same(kind: str) -> None:
+    def objective() -> LossObjective | ObservedObjective:
+        if kind == "loss":
+            return LossObjective(missed, X.shape, target=1e-3)
+        mask = torch.rand(X.shape, generator=torch.Generator().manual_seed(0)) < 0.7
+        obs = Observations.from_dense(X, mask)
+        gen = torch.Generator().manual_seed(0)
+        return ObservedObjective(obs, Tensorization.start(X.shape), rng=gen, control=Control())
+
+    ladder = RankLadder(shapes=("train", "ring"), rungs=(2, 3), raises=1, steps=8)
+    here, there = (run_objective(objective(), ladder, workers=workers) for workers in (None, 2))
+    assert here.evaluations == there.evaluations
+    assert [str(t.graph) for t in here.front] == [str(t.graph) for t in there.front]
+    assert [t.error for t in here.front] == pytest.approx([t.error for t in there.front], rel=1e-6)
+
+
+def test_a_loss_that_cannot_be_sent_is_refused_before_any_work() -> None:
+    objective = LossObjective(lambda y: y.square().sum(), (3, 3), target=1.0)
+    with pytest.raises(tk.OptionError, match="top of a module"):
+        run_objective(objective, RankLadder(), workers=2)
+
+
+INTERRUPTED = """
+import os, signal, sys
+import tnkit as tk
+
+def heard(step):
+    if step.step == int(sys.argv[2]):
+        os.killpg(os.getpgrp(), signal.SIGINT)
+
+if __name__ == "__main__":
+    x = tk.random_format("tr", (5,) * 4, (2, 2, 2, 2), rng=0).to_dense()
+    found = tk.search(x, eps=1e-3, strategy="greedy", workers=2, save=sys.argv[1], progress=heard)
+    print(found.status.name, found.evaluations, found.best.fit.rel_error)
+"""
+
+
+@pytest.mark.slow
+def test_ctrl_c_with_workers_keeps_every_fit_and_a_search_goes_on_from_there(tmp_path: Path) -> None:
+    script, path = tmp_path / "search.py", tmp_path / "search.safetensors"
+    script.write_text(INTERRUPTED)
+    command = [sys.executable, str(script), str(path)]
+    options = {"capture_output": True, "text": True, "start_new_session": True, "timeout": 120, "check": True}
+    first = subprocess.run([*command, "3"], **options)  # type: ignore[call-overload]
+    assert first.stdout.split()[:2] == ["interrupted", "3"]
+    assert "Traceback" not in first.stderr
+    x = tk.random_format("tr", (5,) * 4, (2, 2, 2, 2), rng=0).to_dense()
+    second = tk.search(x, eps=1e-3, strategy="greedy", save=path)
+    whole = tk.search(x, eps=1e-3, strategy="greedy")
+    assert second.best.fit.rel_error <= 1e-3
+    assert second.evaluations <= whole.evaluations - 3
+
+
+def test_steps_on_the_dense_tensor_find_what_sweeps_find() -> None:
+    graph = chain((8, 9, 10), (2, 2))
+    x = planted(graph)
+    mask = torch.rand(x.shape, generator=torch.Generator().manual_seed(0)) < 0.5
+    obs, gen = Observations.from_dense(x, mask), torch.Generator().manual_seed(0)
+    objective = ObservedObjective(obs, Tensorization.start(x.shape), rng=gen, control=Control())
+    start = objective.fit(graph, steps=3)
+    tensors, error = objective.steps_on_dense(graph, start.tensors, objective.most, objective.held, 40)
+    assert error < 1e-4 < start.error
+    assert error == pytest.approx(objective.error(graph, tensors, objective.held), rel=1e-6)
+
+
+def test_a_graph_that_is_small_sees_a_part_of_the_entries() -> None:
+    x = torch.rand((40, 40, 20), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    obs, gen = Observations.from_dense(x), torch.Generator().manual_seed(0)
+    objective = ObservedObjective(obs, Tensorization.start(x.shape), rng=gen, control=Control(), each=50)
+    small, large = chain((40, 40, 20), (2, 2)), chain((40, 40, 20), (9, 9))
+    assert objective.enough(small).n == 50 * small.n_params
+    assert objective.enough(large).n == objective.known.n == 28_800
+
+
+def test_a_time_limit_ends_a_completion_by_search_with_the_best_so_far() -> None:
+    x = planted(chain((6, 6, 6, 6), (2, 3, 2)))
+    mask = torch.rand(x.shape, generator=torch.Generator().manual_seed(0)) < 0.4
+    done = tk.complete(x, mask=mask, method="search", time_limit_s=1e-3)
+    assert done.status.name == "time_limit"
+    assert done.heldout_error is not None
+    assert bool(torch.isfinite(done.filled).all())
+
+
+def test_rungs_of_a_size_are_kept() -> None:
+    x = planted(chain((6, 6, 6, 6), (2, 3, 2)))
+    ladder = RankLadder(shapes=("train", "ring", "tree"), sizes=(90, 180), raises=0)
+    loss = LossObjective(lambda y: (y - x).square().sum() / x.square().sum(), x.shape, max_params=400)
+    found = run_objective(loss, ladder)
+    assert all(t.graph.n_params <= 180 for t in found.front)
+    assert max(t.graph.n_params for t in found.front) > 90
 
 
 def test_orders_that_mix_scales_hold_every_part_once() -> None:

@@ -136,6 +136,8 @@ def test_a_known_graph_is_not_fitted_again_and_bounds_save_fits() -> None:
         ({"strategy": "gredy", "eps": 0.1}, tk.OptionError, "greedy"),
         ({"strategy": "greedy"}, tk.OptionError, "eps="),
         ({"strategy": "greedy", "budget": 3}, tk.BudgetError, "12"),
+        ({"strategy": "loops", "budget": 40}, tk.OptionError, "give eps="),
+        ({"strategy": "matched", "budget": 40}, tk.OptionError, "give eps="),
         ({"strategy": "greedy", "eps": 0.1, "shape": (5, 5)}, tk.ShapeError, "25"),
         ({"eps": 0.1, "max_evaluations": 3, "strategy": "portfolio"}, tk.OptionError, "portfolio"),
         ({"strategy": TnALE(template="star"), "eps": 0.1}, tk.OptionError, "ring"),
@@ -145,6 +147,28 @@ def test_a_known_graph_is_not_fitted_again_and_bounds_save_fits() -> None:
 def test_what_cannot_be_is_refused(options: dict, kind: type[Exception], words: str) -> None:  # type: ignore[type-arg]
     with pytest.raises(kind, match=words):
         tk.search(np.random.default_rng(0).normal(size=(4, 4, 4)), **options)
+
+
+@pytest.mark.parametrize("strategy", ["trees", "greedy", "auto", "portfolio"])
+def test_where_a_size_cannot_reach_eps_the_closest_is_given_and_says_so(strategy: str) -> None:
+    x = np.random.default_rng(0).normal(size=(4, 5, 4))
+    found = tk.search(x, eps=0.1, budget=30, strategy=strategy)
+    assert found.best.fit.n_params <= 30
+    assert 0.5 < found.best.fit.rel_error < 1
+    assert found.best.fit.status.name == "eps_not_reached"
+    assert found.gap is None
+    assert "eps was not reached" in found.why or "no bound was proved" in found.why
+
+
+def test_bounds_of_complex_arrays_count_real_numbers() -> None:
+    gen = torch.Generator().manual_seed(0)
+    x = torch.einsum(
+        "ia,jb,kc,abc->ijk",
+        *(torch.randn(6, 2, generator=gen, dtype=torch.complex128) for _ in range(3)),
+        torch.randn(2, 2, 2, generator=gen, dtype=torch.complex128),
+    )
+    found = tk.search(x, eps=1e-6, strategy="trees")
+    assert dict(found.bounds)["any tree"] == found.best.fit.n_params == 2 * 44
 
 
 def test_sparse_arrays_are_refused_with_the_formats_that_take_them() -> None:

@@ -25,7 +25,9 @@ from tnkit.completion.fctn import FullyConnected
 from tnkit.completion.front import complete
 from tnkit.completion.functional import FunBaT
 from tnkit.completion.functional_network import FunctionalNetwork
+from tnkit.completion.gaussian import SeparableGaussian
 from tnkit.completion.halrtc import HaLRTC, TruncatedNuclear
+from tnkit.completion.mixture import Blend
 from tnkit.completion.nonnegative import NonnegativeCP
 from tnkit.completion.observations import Observations
 from tnkit.completion.patches import PatchGroups
@@ -47,6 +49,7 @@ __all__ = [
     "NOTHING_MISSING",
     "TCTV",
     "Biharmonic",
+    "Blend",
     "Completion",
     "CompletionALS",
     "CompletionFit",
@@ -64,6 +67,7 @@ __all__ = [
     "RobustALS",
     "RobustTubal",
     "ScaledGD",
+    "SeparableGaussian",
     "SideInformation",
     "SmoothFunction",
     "StochasticGCP",

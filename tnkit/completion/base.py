@@ -61,6 +61,7 @@ class CompletionFit:
         std: from (M, d) indices to (M,) standard deviations of the model there, where the method knows them.
         function: from (M, d) indices to (M,) values, where the method has neither tensors nor a dense array.
         layout: of the tensors, where the method has chosen the network itself.
+        settled: the method with the choices that held-out entries made, for another run without holding out.
     """
 
     tensors: tuple[Tensor, ...] | None
@@ -72,6 +73,7 @@ class CompletionFit:
     std: Callable[[Tensor], Tensor] | None = None
     function: Callable[[Tensor], Tensor] | None = None
     layout: Layout | None = None
+    settled: CompletionMethod | None = None
 
 
 class CompletionMethod(ABC):

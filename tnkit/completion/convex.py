@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 
 from torch import Tensor
 
-from tnkit.completion.base import CompletionFit, CompletionProblem
+from tnkit.completion.base import CompletionFit, CompletionMethod, CompletionProblem
 from tnkit.completion.holdout_alike import split_alike
 from tnkit.completion.observations import Observations
 from tnkit.completion.spatial import relative_error
@@ -65,6 +65,7 @@ def compare_and_fit(
     holdout: float,
     tol: float,
     max_steps: int,
+    settle: Callable[[str], CompletionMethod] | None = None,
 ) -> CompletionFit:
     """Run every candidate without the held-out entries, and the best of them on all.
 
@@ -74,6 +75,7 @@ def compare_and_fit(
         holdout: share to hold out; 0 for none: the first candidate alone.
         tol: a run ends when the relative change of a step is below this.
         max_steps: of a run.
+        settle: from the name of the best candidate to the method that makes it alone.
     """
     obs, record = problem.observations, Record(problem.control)
     control = replace(record.control, max_steps=max_steps, tol=0.0, target=tol)
@@ -93,7 +95,9 @@ def compare_and_fit(
         found = _run(obs, makers[best], control)
     status = CONVERGED if found.status is REACHED else found.status
     heldout = None if held is None else best_error
-    return CompletionFit(None, found.x, heldout, relative_error(found.x, obs), status, tuple(record.steps))
+    settled = None if settle is None else settle(best)
+    train = relative_error(found.x, obs)
+    return CompletionFit(None, found.x, heldout, train, status, tuple(record.steps), settled=settled)
 
 
 def _run(obs: Observations, make: Callable[[Tensor, Tensor], Solver[S]], control: Control) -> _Found:

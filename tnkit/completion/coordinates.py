@@ -14,7 +14,7 @@ the rows of a factor share (so that terms that are not needed shrink to nothing)
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from math import inf, isfinite, sqrt
+from math import inf, isfinite, prod, sqrt
 from typing import ClassVar
 
 import torch
@@ -38,13 +38,11 @@ Factors = tuple[Tensor, ...]
 HELD = 200_000
 #: Numbers of the widest projection and of the largest core.
 WIDEST, CORE = 1024, 4096
+#: Of more entries than this there is one random start: it tells hardly ever what pairs did not.
+MANY = 500_000
 #: A start that leaves more of the held-out entries than this tells nothing.
 NOTHING = 0.97
-NOTHING_FOUND = Status(
-    "nothing_found",
-    False,
-    "no start told anything of the entries that were held out; give more entries, or try another rank or method",
-)
+
 #: Terms that are tried where no rank is given.
 RANKS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16)
 
@@ -153,7 +151,7 @@ class _Run:
         if first is not None:
             self.descend(first)
         rank = max(1, self.rank)
-        for _ in range(self.method.starts):
+        for _ in range(self.method.starts if self.train.n < MANY else 1):
             if self.heldout < NOTHING or self.problem.control.out_of_time or self.status in (INTERRUPTED, TIME_LIMIT):
                 return
             self.descend(
@@ -275,8 +273,21 @@ class _Run:
         heldout = self.heldout if isfinite(self.heldout) and self.held is not None else None
         status: Status = TIME_LIMIT if self.status.ok and self.problem.control.out_of_time else self.status
         if status.ok and heldout is not None and heldout >= NOTHING:
-            status = NOTHING_FOUND
+            status = nothing_found(self.problem.observations, rank)
         return CompletionFit((weights.to(values.dtype), *unit), None, heldout, train, status, tuple(self.history))
+
+
+def nothing_found(obs: Observations, rank: int) -> Status:
+    """What is said where nothing was learnt: how many entries a start needs, roughly."""
+    needed = rank * prod(n**0.5 for n in obs.shape)
+    few = f"; a start needs about {needed:,.0f} entries for {rank} terms here, and there are {obs.n:,}"
+    return Status(
+        "nothing_found",
+        False,
+        "no start told anything of the entries that were held out"
+        + (few if obs.n < 2 * needed else "")
+        + "; give more entries, or try another rank or method",
+    )
 
 
 def _held(obs: Observations, share: float, rng: torch.Generator) -> Tensor | None:

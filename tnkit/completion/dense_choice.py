@@ -5,9 +5,9 @@
 - An array of that form that is less smooth is tried as one, too, beside the best format.
 - With many channels it is a cube: patch groups from low rank along the channels, where they are nearer to held-out
   entries than the short fit of the best format.
-- A smaller real array of three or four modes that is smooth along one of them is a panel (sensor × day × hour): the
-  truncated nuclear norm and the learnt tubal one are run, patch groups too where there are two long smooth modes, and
-  the best one counts where it beats the best format.
+- A smaller real array of up to five modes is a table or a panel (sensor × day × hour): a separable Gaussian, truncated
+  and learnt tubal nuclear norms, the best format, and patch groups where there are two long modes with alike
+  neighbours. Their blend is taken (`tnkit.completion.mixture`), unless the format alone is as good.
   All are shown the same entries; the others are held out in the manner in which entries are missing.
 """
 
@@ -16,15 +16,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import prod
 
-from tnkit.completion.als import CompletionALS
 from tnkit.completion.base import CompletionFit, CompletionMethod, CompletionProblem
-from tnkit.completion.halrtc import TruncatedNuclear
 from tnkit.completion.holdout_alike import split_alike
+from tnkit.completion.mixture import Blend, blend_of, usual_members
 from tnkit.completion.observations import Observations
 from tnkit.completion.patches import PatchGroups
 from tnkit.completion.similarity import smoothness
 from tnkit.completion.starts import make_starts
-from tnkit.completion.tnn import TubalNuclear
 from tnkit.rng import generator
 from tnkit.solvers import INTERRUPTED, TIME_LIMIT
 
@@ -40,8 +38,10 @@ IMAGE, CUBE, PANEL = 2**22, 2**23, 2**21
 EXACT = 1e-3
 #: Share of the entries of a panel by which methods are compared.
 HELD = 0.1
-#: Seconds that the best format gets for the comparison on a panel.
-FORMAT_S = 20.0
+#: Entries of the largest panel that is also a Gaussian array; the longest mode of one; the fewest observed entries.
+GAUSSIAN, LONGEST, FEW = 2**17, 20_000, 30
+#: The best format is taken where the blend's held-out error is not smaller than its own over this.
+AS_GOOD = 1.02
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,10 +69,9 @@ def looks_like_a_cube(obs: Observations) -> bool:
 
 
 def looks_like_a_panel(obs: Observations) -> bool:
-    """Whether it has three or four modes of 4 and more, and is smooth along one of them."""
-    if not (3 <= obs.ndim <= 4 and _real(obs, PANEL) and min(obs.shape) >= 4 and obs.fraction >= 0.02):
-        return False
-    return any(smoothness(obs, mode) < SMOOTH for mode in range(obs.ndim))
+    """Whether it is a series, a table or a panel: up to five modes, of a size that dense methods can take."""
+    real = not obs.values.is_complex() and obs.weights is None and 1 <= obs.ndim <= 5
+    return real and max(obs.shape) <= LONGEST and prod(obs.shape) <= PANEL and obs.n >= FEW and obs.fraction >= 0.01
 
 
 def better_than_formats(
@@ -94,11 +93,9 @@ def better_than_formats(
         return None
     if heldout is not None and looks_like_a_cube(obs):
         return _cube(problem, heldout, seed)
-    if looks_like_a_panel(obs):
-        return _panel(problem, format_method, seed)
-    if could_be_an_image(obs):
+    if could_be_an_image(obs) and not looks_like_a_panel(obs):
         return _best_of(problem, format_method, [PatchGroups(holdout=HELD)], "much like an image", seed)
-    return None
+    return _panel(problem, format_method, seed) if looks_like_a_panel(obs) else None
 
 
 def _cube(problem: CompletionProblem, heldout: float, seed: int) -> DenseChoice | None:
@@ -120,54 +117,32 @@ def _cube(problem: CompletionProblem, heldout: float, seed: int) -> DenseChoice 
 
 
 def _panel(problem: CompletionProblem, format_method: CompletionMethod, seed: int) -> DenseChoice | None:
-    methods: list[CompletionMethod] = [
-        TruncatedNuclear(thetas=(0.0, 0.1, 0.2), factor=1.15, holdout=HELD),
-        TubalNuclear(transform="learnt", factor=1.2, holdout=HELD),
-    ]
-    if _planes(problem.observations, 512, ALIKE):
-        methods.append(PatchGroups(holdout=HELD))
-    return _best_of(problem, format_method, methods, "a panel", seed)
+    obs = problem.observations
+    members = [m for m in usual_members(obs.ndim) if prod(obs.shape) <= GAUSSIAN or m.name != "gaussian"]
+    if obs.ndim >= 2 and _planes(obs, 512, ALIKE):
+        members.append(PatchGroups(holdout=HELD))
+    return _best_of(problem, format_method, members, "a panel" if obs.ndim > 2 else "a table", seed)
 
 
 def _best_of(
     problem: CompletionProblem, format_method: CompletionMethod, methods: list[CompletionMethod], what: str, seed: int
 ) -> DenseChoice | None:
-    """The best of some methods by held-out entries, if it beats the best format on entries that neither was shown."""
-    obs, device = problem.observations, problem.observations.values.device
-    held = split_alike(obs, HELD, generator(seed, device))
-    if held is None:
+    """The blend of some methods and the best format, unless the format is as good alone."""
+    members = [*methods, format_method] if problem.layout is not None and len(problem.layout.shape) > 1 else methods
+    found = blend_of(problem, members, HELD, seed)
+    if found is None:
         return None
-    found: list[tuple[CompletionMethod, CompletionFit]] = []
-    for method in methods:
-        fit = method.fit(replace(problem, rng=generator(seed, device)))  # the same entries are held out in each
-        if fit.heldout_error is not None:
-            found.append((method, fit))
-        if fit.status is INTERRUPTED or problem.control.out_of_time:
-            break
-    if not found:
+    ended = found.fit.status in (INTERRUPTED, TIME_LIMIT)
+    alone = members[-1] is format_method and found.errors[-1] <= AS_GOOD * (found.fit.heldout_error or 0.0)
+    if alone and not ended:
         return None
-    method, best = min(found, key=lambda pair: pair[1].heldout_error or 0.0)
-    told = ", ".join(f"{m.name} {f.heldout_error:.2g}" for m, f in found)
-    if best.status not in (INTERRUPTED, TIME_LIMIT):
-        rival = _format_error(problem, format_method, obs.take(~held), obs.take(held))
-        told = f"{told}, the best format {rival:.2g}"
-        if rival <= (best.heldout_error or 0.0):
-            return None
-    return DenseChoice(method, f"{what}; held-out errors: {told}", best)
-
-
-def _format_error(
-    problem: CompletionProblem, method: CompletionMethod, known: Observations, aside: Observations
-) -> float:
-    """What the format leaves on entries that it was not shown."""
-    assert problem.layout is not None
-    limited = problem.control.within(FORMAT_S)
-    method = replace(method, refine=False) if isinstance(method, CompletionALS) else method
-    fit = method.fit(replace(problem, observations=known, ranks=None, control=limited))
-    if fit.tensors is None:
-        return float("inf")
-    got = problem.layout.build(fit.tensors).at(aside.indices)
-    return float((got - aside.values).norm() / aside.values.norm().clamp_min(1e-30))
+    told = ", ".join(f"{m.name} {e:.2g}" for m, e in zip(members, found.errors, strict=True))
+    counting = [(m, w) for m, w in zip(members, found.weights, strict=True) if w > 0]
+    if len(counting) == 1 and counting[0][0] is not format_method:
+        return DenseChoice(counting[0][0], f"{what}; held-out errors: {told}", found.fit)
+    mixed = " + ".join(f"{w:.2g} {m.name}" for m, w in counting)
+    why = f"{what}; held-out errors: {told}; blend ({mixed}) {found.fit.heldout_error:.2g}"
+    return DenseChoice(Blend(tuple(m for m in members if not m.formats)), why, found.fit)
 
 
 def _real(obs: Observations, largest: int) -> bool:

@@ -17,6 +17,7 @@ from tnkit.completion.dense_choice import better_than_formats, looks_like_an_ima
 from tnkit.completion.observations import Observations
 from tnkit.completion.patches import PatchGroups
 from tnkit.completion.result import Completion
+from tnkit.completion.sparse_choice import from_coordinates, looks_sparse
 from tnkit.errors import MaskError, OptionError
 from tnkit.formats import FormatSpec, RankLike, as_spec, resolve_ranks
 from tnkit.network import Topology
@@ -97,6 +98,11 @@ def complete(
     with listening(progress, label="completing") as hear:
         control = Control(progress=hear).within(limit)
         problem = CompletionProblem(obs, layout, ranks, gen, control)
+        wide = None
+        if _is_auto(format) and _is_auto(method) and looks_sparse(obs):
+            wide = from_coordinates(problem)
+            chosen, spec, why = (wide.method, wide.spec, wide.why) if wide.settled else (chosen, spec, why)
+            layout = wide.spec.layout(obs.shape) if wide.settled else layout
         if chosen.formats and layout is None:
             short = chosen if isinstance(chosen, CompletionALS) else CompletionALS()
             spec, why, trial = choose_format(problem, short)
@@ -105,7 +111,12 @@ def complete(
             if _is_auto(method) and weights is None:
                 better = better_than_formats(problem, chosen, trial)
                 chosen, why = (better.method, better.why) if better is not None else (chosen, why)
-        fit = better.fit if better is not None else _better(chosen.fit(problem), trial)
+        if wide is not None and wide.settled:
+            fit = wide.fit
+        else:
+            fit = better.fit if better is not None else _better(chosen.fit(problem), trial)
+        if wide is not None and not wide.settled and _nearer(wide.fit, fit):
+            chosen, layout, fit, why = wide.method, wide.spec.layout(obs.shape), wide.fit, f"{wide.why}; {why}"
     layout = layout if fit.layout is None else fit.layout
     status = CONVERGED if fit.status is REACHED else fit.status
     if obs.complete and status in (CONVERGED, DIRECT):
@@ -125,6 +136,13 @@ def complete(
         spread=fit.std,
         function=fit.function,
     )
+
+
+def _nearer(one: CompletionFit, other: CompletionFit) -> bool:
+    """Whether the first fit is nearer to held-out entries than the second."""
+    if one.heldout_error is None or other.heldout_error is None:
+        return other.heldout_error is None
+    return one.heldout_error < other.heldout_error
 
 
 def _whole(obs: Observations, begun: float) -> Completion:

@@ -26,11 +26,12 @@ from torch import Tensor
 from tnkit.completion.base import CompletionFit, CompletionMethod, CompletionProblem, own_layout, register
 from tnkit.completion.funbat import FunctionalPosterior, begin, functional_round
 from tnkit.completion.holdout import split
+from tnkit.completion.lack_of_fit import lack_of_fit
 from tnkit.completion.state_space import KERNELS, Chain
 from tnkit.errors import DTypeError, OptionError, ShapeError
 from tnkit.solvers import CONVERGED, INTERRUPTED, MAX_STEPS, TIME_LIMIT, Control, Status, StepInfo
 
-__all__ = ["Fitted", "FunBaT", "fit_ranks"]
+__all__ = ["Fitted", "FunBaT", "fit_ranks", "lacking"]
 
 Array = np.ndarray
 #: A rank counts as better where the held-out error falls by this share.
@@ -108,10 +109,10 @@ class FunBaT(CompletionMethod):
         found = fit_ranks(self, at, y, indices, aside, list(dict.fromkeys(ranks)), problem.control)
         s = found.posterior
         tensors = [s.core.reshape(s.ranks) * scale, *(f.mean for f in s.factors)]
-        like = obs.values
+        like, lack = obs.values, lacking(s, y, indices)
 
         def std(wanted: Tensor) -> Tensor:
-            return torch.from_numpy(np.sqrt(s.moments_at(wanted.cpu().numpy())[1]) * scale)
+            return torch.from_numpy(np.sqrt(s.moments_at(wanted.cpu().numpy())[1] + lack) * scale)
 
         return CompletionFit(
             tuple(torch.from_numpy(np.ascontiguousarray(t)).to(like) for t in tensors),
@@ -162,6 +163,12 @@ def relative(s: FunctionalPosterior, y: Array, indices: Array) -> float:
     """Relative error of the mean at some entries."""
     size = float(np.linalg.norm(y))
     return float(np.linalg.norm(y - s.moments_at(indices)[0]) / size) if size else 0.0
+
+
+def lacking(s: FunctionalPosterior, y: Array, indices: Array) -> float:
+    """The mean square of what the ranks cannot express; at most what the posterior calls noise."""
+    points = np.stack([at[column] / c.length for at, c, column in zip(s.at, s.chains, indices.T, strict=True)], 1)
+    return min(lack_of_fit(points, y - s.moments_at(indices)[0]), float(1 / s.tau))
 
 
 def fit_ranks(

@@ -13,7 +13,7 @@ doi:10.1016/j.trc.2020.102673 (truncated).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import ceil
 from typing import ClassVar, NamedTuple
@@ -130,7 +130,14 @@ class TruncatedNuclear(CompletionMethod):
         """
         checked(problem.observations, self.name)
         makers = {str(theta): partial(_Unfoldings, theta=theta, factor=self.factor) for theta in self.thetas}
-        return compare_and_fit(problem, makers, holdout=self.holdout, tol=self.tol, max_steps=self.max_steps)
+        return compare_and_fit(
+            problem,
+            makers,
+            holdout=self.holdout,
+            tol=self.tol,
+            max_steps=self.max_steps,
+            settle=lambda theta: replace(self, thetas=(float(theta),), holdout=0.0),
+        )
 
 
 def _require(method: CompletionMethod, factor: float, tol: float, holdout: float) -> None:

@@ -64,7 +64,7 @@ def split(obs: Observations, share: float, rng: torch.Generator) -> Tensor | Non
 
 def _spared(obs: Observations, held: Tensor) -> Tensor:
     """The same without the slices that would lose all of their entries: nothing could be learnt of them."""
-    for mode, n in enumerate(obs.shape):
+    for mode, n in enumerate(obs.shape if obs.ndim > 1 else ()):  # of a vector each entry is a slice
         slices = obs.indices[:, mode]
         whole = torch.bincount(slices, minlength=n)
         lost = torch.bincount(slices[held], minlength=n)

@@ -178,6 +178,12 @@ class Observations:
         made._set(self.indices[picks], self.values[picks], weights, self.shape, self.back)
         return made
 
+    def as_tensors(self) -> Observations:
+        """The same entries, which forget the kind of array that they came as; other processes can be sent them."""
+        made = object.__new__(Observations)
+        made._set(self.indices, self.values, self.weights, self.shape, _same)
+        return made
+
     def with_values(self, values: Tensor) -> Observations:
         """The same entries with other values.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import sqrt
 from statistics import NormalDist
 from time import monotonic
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 
 from tnkit.arrays import ArrayLike, as_tensor
 from tnkit.completion.funbat import FunctionalPosterior
-from tnkit.completion.functional import FunBaT, fit_ranks
+from tnkit.completion.functional import FunBaT, fit_ranks, lacking
 from tnkit.errors import DataError, DTypeError, MaskError, OptionError, RankError, ShapeError
 from tnkit.report import listening
 from tnkit.rng import RngLike, generator
@@ -36,6 +37,8 @@ class SmoothFunction:
         status: how it ended.
         history: the rounds.
         elapsed_s: seconds in all.
+        lack: mean square of what the ranks cannot express of the function, in units of `scale`; it is part of the
+            standard deviations, not of the noise.
     """
 
     posterior: FunctionalPosterior
@@ -47,6 +50,7 @@ class SmoothFunction:
     status: Status
     history: tuple[StepInfo, ...]
     elapsed_s: float
+    lack: float = 0.0
 
     @property
     def ranks(self) -> tuple[int, ...]:
@@ -56,7 +60,7 @@ class SmoothFunction:
     @property
     def noise_std(self) -> float:
         """The standard deviation of the noise, as it was found."""
-        return float(self.posterior.tau**-0.5) * self.scale
+        return sqrt(max(1 / self.posterior.tau - self.lack, 0.0)) * self.scale
 
     def predict(self, points: ArrayLike) -> np.ndarray:
         """(M,) the posterior mean.
@@ -99,7 +103,7 @@ class SmoothFunction:
         if at.ndim != 2 or at.shape[1] != len(self.low):
             raise ShapeError(f"points of shape {at.shape}; give (M, {len(self.low)}) coordinates.")
         mean, variance = self.posterior.moments(list(((at - self.low) / self.extent).T))
-        return self.offset + self.scale * mean, self.scale**2 * variance
+        return self.offset + self.scale * mean, self.scale**2 * (variance + self.lack)
 
     def __repr__(self) -> str:
         """A readable summary."""
@@ -180,6 +184,7 @@ def complete_points(
         control = replace(Control(progress=hear).within(time_limit_s), max_steps=options.max_steps)
         places = [c[0] for c in columns]
         found = fit_ranks(options, places, (y - offset) / scale, indices, aside, ranks, control)
+    lack = lacking(found.posterior, (y - offset) / scale, indices)
     return SmoothFunction(
         found.posterior,
         low,
@@ -190,6 +195,7 @@ def complete_points(
         found.status,
         tuple(found.history),
         monotonic() - begun,
+        lack,
     )
 
 

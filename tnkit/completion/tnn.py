@@ -12,7 +12,7 @@ Chen, Chen, Saunier, Sun 2021, doi:10.1016/j.trc.2021.103226 (learnt).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations
 from typing import ClassVar, NamedTuple
@@ -94,12 +94,18 @@ class TubalNuclear(CompletionMethod):
             pairs = [self.slices]
         else:
             pairs = list(combinations(range(3), 2)) if obs.ndim == 3 else [(0, 1)]
+        forms = {f"{kind} {pair}": (kind, pair) for kind in kinds for pair in pairs}
         makers = {
-            f"{kind} {pair}": partial(_Slices, pair=pair, kind=kind, factor=self.factor)
-            for kind in kinds
-            for pair in pairs
+            name: partial(_Slices, pair=pair, kind=kind, factor=self.factor) for name, (kind, pair) in forms.items()
         }
-        return compare_and_fit(problem, makers, holdout=self.holdout, tol=self.tol, max_steps=self.max_steps)
+        return compare_and_fit(
+            problem,
+            makers,
+            holdout=self.holdout,
+            tol=self.tol,
+            max_steps=self.max_steps,
+            settle=lambda name: replace(self, transform=forms[name][0], slices=forms[name][1], holdout=0.0),
+        )
 
 
 class _State(NamedTuple):

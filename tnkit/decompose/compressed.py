@@ -103,7 +103,9 @@ def _compressed(problem: Problem, sizes: Sequence[int], allowed: float | None) -
     for k in order:
         unfolded = core.movedim(k, 0).reshape(core.shape[k], -1)
         size = min(sizes[k], *unfolded.shape)
-        seen = sketched_range(unfolded, size, kept2, problem.rng) if allowed is None else None
+        seen = None
+        if allowed is None:
+            seen = sketched_range(unfolded, size, kept2, problem.rng, checked=False)
         if seen is not None:  # a few directions more than are needed: which ones exactly does not matter
             bases[k] = torch.linalg.qr(seen.weighted).Q
             flat = project(bases[k], unfolded)

@@ -166,6 +166,11 @@ class CutSpectra:
         self._tails: dict[int, NDArray[np.float64]] = {}
         self._expanded: dict[tuple[int, ...], Tensor] = {}
 
+    @property
+    def complete(self) -> bool:
+        """Whether the spectra of all cuts have been taken."""
+        return bool(len(self._tails) >= self.full // 2)
+
     def energies(self, mask: int) -> NDArray[np.float64]:
         """The squared singular values of a cut, descending."""
         tails = self.tails(mask)

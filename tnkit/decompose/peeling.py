@@ -20,9 +20,9 @@ from tnkit.linalg import apply_rows, energy, oversampling, residual_energy, sket
 __all__ = ["Block", "Projected", "contract_train", "flip", "inner_train", "plain_train", "project_rows", "thick_block"]
 
 # What steps cost, in flops of a large matrix product for each number that is read or written; measured.
-_READ = 50.0  # a sketch: one read with random signs
+_READ = 50.0  # two sketches: one read with random signs
 _PRODUCT, _PER_ROW = 30.0, 1.65  # a product with few rows, and more for each of them
-_CHECK = 60.0  # of a sketched basis: one read, and the products of what is left
+_CHECK, _CHECKED = 10.0, 60.0  # of a sketched basis: by a second sketch, or one read and products of what is left
 _GRAM, _PER_COLUMN = 60.0, 1.8  # a Gram product; from 192 columns on half of it is left out
 _LATER = 1000.0  # whatever comes after it, for each number that is left
 _FRESH, _KEPT = 250.0, 2**22  # more, where so many numbers are left that their memory comes fresh from the system
@@ -111,7 +111,8 @@ def _cost(entries: float, columns: int, rank: int) -> float:
         costs.append((_READ + _PRODUCT + _PER_ROW * rank + _CHECK) * entries + found)
     if columns >= 48 and wide <= 0.7 * columns:  # a wider one is cut down; a poor sketch takes a power step
         passes = (3 if poor else 1) * (_PRODUCT + _PER_ROW * wide) + 2.0 * wide**2 / columns
-        costs.append(1.35 * ((_READ + passes + _CHECK) * entries + found))
+        check = _CHECKED if poor else _CHECK
+        costs.append(1.35 * ((_READ + passes + check) * entries + found))
     return min(costs) + _left(_LATER, _FRESH, entries * rank / columns)
 
 

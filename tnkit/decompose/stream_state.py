@@ -26,7 +26,7 @@ from tnkit.decompose.bases import Labelled, Step, as_node, grouped
 from tnkit.decompose.rough import Rough
 from tnkit.formats.rank_plan import RankPlan, Truncated
 from tnkit.formats.trees import Tree
-from tnkit.linalg import energy
+from tnkit.linalg import energy, reduced_qr
 
 __all__ = ["Rounded", "StreamState"]
 
@@ -155,7 +155,7 @@ class StreamState:
     ) -> tuple[Tensor, Tensor, float]:
         """New columns of a basis, the coordinates in them, and the energy that is still missed."""
         found = rough.split(missed, room, missed2, spent, "left").basis
-        more = torch.linalg.qr(torch.cat([step.matrix(), found], 1)).Q[:, step.rank :]
+        more = reduced_qr(torch.cat([step.matrix(), found], 1))[0][:, step.rank :]
         rows = more.mH @ missed
         return more, rows, energy(torch.addmm(missed, more, rows, alpha=-1))
 

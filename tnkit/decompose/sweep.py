@@ -19,6 +19,7 @@ from torch import Tensor
 from tnkit.decompose.tangent import curvature, gradient, scale
 from tnkit.linalg.lstsq import solve_gram
 from tnkit.linalg.products import energy, padded_rows, wide_dtype
+from tnkit.linalg.tall_qr import reduced_qr
 from tnkit.network import Topology, contract, plan
 
 __all__ = ["LeastSquares", "NodeLabels", "Workspace", "is_sure"]
@@ -447,7 +448,7 @@ class LeastSquares:
         tall = node.reshape(-1, node.shape[-1])
         if tall.shape[0] < tall.shape[1]:
             return False
-        q, r = torch.linalg.qr(tall)
+        q, r = reduced_qr(tall)
         phase = torch.sgn(r.diagonal())
         phase = torch.where(phase == 0, torch.ones_like(phase), phase)
         nodes[k] = (q * phase).reshape(node.shape).movedim(-1, axis).contiguous()

@@ -29,7 +29,7 @@ from tnkit.decompose.rough import SMALL, Rough, budget_caps
 from tnkit.formats.chains import chain_topology
 from tnkit.formats.rank_plan import RankPlan, Truncated
 from tnkit.formats.trees import tree_of
-from tnkit.linalg import sketched_range, split
+from tnkit.linalg import gram, sketched_range, split
 
 __all__ = ["Train", "TrainLimits", "fit_train", "train_by_ranks"]
 
@@ -129,8 +129,10 @@ def _from_sketch(
     if seen is None:
         return None
     cores = inner_train(block.to_chain(seen.weighted.mT, x), cuts)
-    done = project_rows(a, block.from_chain(contract_train(cores)), norm2)
-    if not seen.suffices(a.mT, done.rest.mT, done.lost2, gen):
+    rows = block.from_chain(contract_train(cores))
+    done = project_rows(a, rows, norm2)
+    s2, u = torch.linalg.eigh(gram(done.rest.mT, precise=True))
+    if not seen.suffices(a.mT, rows.mH, done.rest.mT, s2.flip(0).clamp_min(0), u.flip(1), done.lost2, gen):
         return None
     return cores, done.rest, done.lost2, done.certain
 

@@ -24,6 +24,7 @@ from tnkit.formats.ranks import resolve_ranks
 from tnkit.formats.trees import is_tree, tree_of
 from tnkit.formats.tubal import TubalSVD
 from tnkit.formats.tubes import Slices, truncated_products
+from tnkit.linalg import reduced_qr
 from tnkit.registry import PROVIDERS
 
 __all__ = ["allowed_error2", "requested_ranks", "round_format"]
@@ -117,8 +118,8 @@ def _one_dtype(value: Format) -> list[Tensor]:
 
 def product_svd(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The SVDs of a batch of products (b, m, r) @ (b, r, n), at the cost of the factors."""
-    q_left, r_left = torch.linalg.qr(left)
-    q_right, r_right = torch.linalg.qr(right.mH)
+    q_left, r_left = reduced_qr(left)
+    q_right, r_right = reduced_qr(right.mH)
     u, s, vh = torch.linalg.svd(r_left @ r_right.mH, full_matrices=False)
     return q_left @ u, s, vh @ q_right.mH
 

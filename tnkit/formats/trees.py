@@ -25,7 +25,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tnkit.linalg import split
+from tnkit.linalg import reduced_qr, split
 from tnkit.network import Topology
 
 __all__ = ["Edge", "Tree", "absorb", "is_tree", "tree_of", "unfold"]
@@ -152,7 +152,7 @@ class Tree:
     def _move(self, nodes: list[Tensor], source: int, target: int, label: str) -> None:
         """Make a node an isometry, and let the neighbour take the rest."""
         axis = self.axis(source, label)
-        q, r = torch.linalg.qr(unfold(nodes[source], axis))
+        q, r = reduced_qr(unfold(nodes[source], axis))
         nodes[source] = _fold(q, nodes[source], axis)
         nodes[target] = absorb(nodes[target], self.axis(target, label), r)
 

@@ -16,6 +16,7 @@ from tnkit.linalg.rank_choice import choose_ranks
 from tnkit.linalg.sketch import count_sketch
 from tnkit.linalg.split import Spectrum, choose_driver, spectrum, split, split_flops
 from tnkit.linalg.split_randomised import SketchedRange, oversampling, sketch_suffices, sketched_range
+from tnkit.linalg.tall_qr import reduced_qr
 from tnkit.linalg.truncation import rank_for_tail, tails
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "oversampling",
     "project",
     "rank_for_tail",
+    "reduced_qr",
     "require_room",
     "residual_energy",
     "sketch_suffices",

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from tnkit.errors import ShapeError
+from tnkit.linalg.products import gram
+from tnkit.linalg.tall_qr import reduced_qr
 
 __all__ = ["orthonormal", "solve_gram", "sqrt_psd"]
 
@@ -93,21 +95,16 @@ def orthonormal(a: Tensor) -> Tensor:
         raise ShapeError(f"orthonormal needs a tall matrix (m, k) with m >= k; seen shape {tuple(a.shape)}.")
     m, k = a.shape
     if k == 0 or m < 4 * k or not a.is_floating_point():
-        return _householder(a)
-    epsilon = torch.finfo(a.dtype).eps
+        return reduced_qr(a)[0]
+    epsilon, single = torch.finfo(a.dtype).eps, a.dtype == torch.float32
     q: Tensor = a
-    for bound in (1e3 * k * epsilon, 0.5):  # the second time q is nearly orthonormal already
-        g = q.mT @ q
+    for bound in (1e3 * k * epsilon, 0.5):  # the second time q is nearly orthonormal already, and sums must be exact
+        g = gram(q.mT, precise=True).to(a.dtype) if bound == 0.5 and single else q.mT @ q
         factor, info = torch.linalg.cholesky_ex(g)
         pivots = factor.diagonal().square()
         if not bool((info == 0) & (pivots.amin() > bound * pivots.amax())):
-            return _householder(a)
+            return reduced_qr(a)[0]
         q = torch.linalg.solve_triangular(factor.mT, q, upper=True, left=False)
-    return q
-
-
-def _householder(a: Tensor) -> Tensor:
-    q: Tensor = torch.linalg.qr(a, mode="reduced").Q
     return q
 
 

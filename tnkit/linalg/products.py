@@ -136,7 +136,9 @@ def _add_gram(g: Tensor, block: Tensor) -> None:
     panel = m if m < 192 else max(64, -(-m // 8))
     for i in range(0, m, panel):
         rows, rest = block[i : i + panel], block[i:].mH
-        if rows.dtype == g.dtype:
+        if rows.is_complex() and rows.stride(0) == 1:  # the other conjugate of such a matrix would be a copy
+            g[i : i + panel, i:].add_((rows.conj() @ block[i:].mT).conj())
+        elif rows.dtype == g.dtype:
             g[i : i + panel, i:].addmm_(rows, rest)
         else:
             g[i : i + panel, i:].add_(rows @ rest)

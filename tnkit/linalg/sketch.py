@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["count_sketch"]
+__all__ = ["count_sketch", "twin_sketches"]
 
 
 def count_sketch(a: Tensor, width: int, gen: torch.Generator) -> Tensor:
@@ -37,22 +37,48 @@ def count_sketch(a: Tensor, width: int, gen: torch.Generator) -> Tensor:
         >>> y.shape, bool((y[0] == y[1]).all())
         (torch.Size([2, 10]), True)
     """
+    return a if width >= a.shape[1] else _sketches(a, width, gen, 1)[0]
+
+
+def twin_sketches(a: Tensor, width: int, gen: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Two sketches as `count_sketch` makes them, independent of each other: one to find things, one to test them.
+
+    Args:
+        a: (m, n), any strides.
+        width: the number of buckets, below n.
+        gen: a generator.
+
+    Returns:
+        two sketches (m, width).
+
+    Cost:
+        one read of `a` from memory, and one from the cache.
+
+    Example:
+        >>> import torch
+        >>> y, z = twin_sketches(torch.ones(2, 100), 10, torch.Generator().manual_seed(0))
+        >>> y.shape == z.shape, torch.equal(y, z)
+        (True, False)
+    """
+    y, z = _sketches(a, width, gen, 2)
+    return y, z
+
+
+def _sketches(a: Tensor, width: int, gen: torch.Generator, count: int) -> list[Tensor]:
     m, n = a.shape
-    if width >= n:
-        return a
     across = a.stride(0) < a.stride(1)
-    y = a.new_zeros((width, m)).mT if across else a.new_zeros((m, width))
+    found = [a.new_zeros((width, m)).mT if across else a.new_zeros((m, width)) for _ in range(count)]
     runs = -(-n // width)
-    signs = torch.randint(0, 2, (runs, width), dtype=torch.int8, generator=gen, device=gen.device)
+    signs = torch.randint(0, 2, (runs, count, width), dtype=torch.int8, generator=gen, device=gen.device)
     signs = signs.to(a.device).mul_(2).sub_(1)
-    shifts = torch.randint(0, width, (runs,), generator=gen, device=gen.device).tolist()
-    for j, shift in enumerate(shifts):
+    shifts = torch.randint(0, width, (runs, count), generator=gen, device=gen.device).tolist()
+    for j in range(runs):
         start = j * width
         stop = min(start + width, n)
-        sign = signs[j].to(a.dtype)
-        turn = min(start + width - shift, stop)  # columns from here on wrap round to bucket 0
-        if turn > start:
-            y[:, shift : shift + turn - start].addcmul_(a[:, start:turn], sign[: turn - start])
-        if stop > turn:
-            y[:, : stop - turn].addcmul_(a[:, turn:stop], sign[turn - start : stop - start])
-    return y
+        for y, shift, sign in zip(found, shifts[j], signs[j].to(a.dtype), strict=True):
+            turn = min(start + width - shift, stop)  # columns from here on wrap round to bucket 0
+            if turn > start:
+                y[:, shift : shift + turn - start].addcmul_(a[:, start:turn], sign[: turn - start])
+            if stop > turn:
+                y[:, : stop - turn].addcmul_(a[:, turn:stop], sign[turn - start : stop - start])
+    return found

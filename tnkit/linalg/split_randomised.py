@@ -5,8 +5,10 @@
 2. Project: B = Qᴴ a, and the Ritz values from the small B. ‖a‖² − ‖B‖² is what Q misses; where that difference would
    be noise, the residual is formed.
 3. If a tolerance was asked and is not reached, Q grows by the leading directions of what the sketch has outside Q.
-4. Check: for random combinations z of the kept right vectors, the part of a z outside Q (one read) is an unbiased
-   estimate of the energy that a power step would gain. While that is more than 1 % of what is discarded, one is done.
+4. Check: what of the energy outside Q lies in the kept right vectors is what a power step would gain. A second sketch,
+   of which Q knows nothing, gives an estimate without a further read; where there is none, random combinations z of
+   the kept right vectors and the part of a z outside Q do (one read). While the gain is more than 1 % of what is
+   discarded, a power step is done.
 
 So a flat noise floor, which a plain sketch misses by tens of percent, costs power steps only where they help.
 
@@ -23,8 +25,8 @@ from torch import Tensor
 
 from tnkit.linalg.cut import Cut, Split, certify, gram_noise2, residual_noise2, rounding2
 from tnkit.linalg.lstsq import orthonormal
-from tnkit.linalg.products import apply_rows, cross, energy, gram, project
-from tnkit.linalg.sketch import count_sketch
+from tnkit.linalg.products import apply_rows, cross, energy, gram, project, row_energies
+from tnkit.linalg.sketch import count_sketch, twin_sketches
 from tnkit.linalg.split_gram import gram_eigen, gram_split
 from tnkit.linalg.split_qr import qr_split
 from tnkit.linalg.split_svd import safe_svd
@@ -47,6 +49,8 @@ _BUCKETS = 128  # buckets of the sketch for each unit of rank: it alone then cos
 _GAIN = 0.01  # energy that a power step must promise, as a share of what is discarded
 _PROBES = 8  # products with six take twice the time
 _POWER_STEPS = 6
+_TWINS = 12  # a second sketch so much narrower than the matrix costs less than a read
+_UNEVEN = 6.0  # mean of squares over square of mean; 1 + 2/rank for even data
 
 
 def oversampling(rank: int) -> int:
@@ -89,7 +93,8 @@ def _wide(a: Tensor, cut: Cut, limit: int) -> Split | None:
         return None
     finder = _Finder(a, cut, most if most <= limit and (cut.tail2 is None or most <= 40) else None)
     shows = cut.tail2 is None and not finder.poor and sketch_suffices(a.shape[1], a.shape[0], cut.max_rank)
-    straight = _straight(a, _seen(finder.sketch, cut), cut) if shows and finder.sketch is not None else None
+    seen = _seen(finder, cut) if shows else None
+    straight = None if seen is None else _straight(a, seen, cut)
     if straight is not None:
         return straight
     columns = finder.columns(limit)
@@ -104,7 +109,8 @@ def _wide(a: Tensor, cut: Cut, limit: int) -> Split | None:
         rows = project(more, a)
         state = _measure(a, torch.cat([state.q, more], dim=1), torch.cat([state.b, rows]), cut)
     for number in range(_POWER_STEPS):
-        if not (number == 0 and finder.poor) and not _gains(a, state, cut):
+        forced = number == 0 and finder.sketch is not None and finder.poor
+        if not forced and not _gains(a, finder.second, state, cut):
             break
         before = state
         _rotate_(state.b, state.u / state.s2.clamp_min(state.s2[0] * 1e-30 + 1e-300).sqrt())
@@ -167,14 +173,17 @@ def _enough(state: _State, cut: Cut, most: int) -> bool:
     return state.fits and state.rank <= k - oversampling(state.rank) // 2
 
 
-def _gains(a: Tensor, state: _State, cut: Cut) -> bool:
+def _gains(a: Tensor, second: Tensor | None, state: _State, cut: Cut) -> bool:
     """Whether a power step is worth while: it gains energy that counts, or a rank."""
     k, r = state.q.shape[1], state.rank
     if k >= a.shape[0]:
         return False
     kept = state.s2[:r]
     weight = (kept / (kept - state.s2[-1]).clamp_min(0.05 * kept).clamp_min(1e-300)).sqrt()
-    gain = _gain(a, state.q, state.u[:, :r] * (weight / _safe_root(kept)), state.b, cut.gen)
+    mix = state.u[:, :r] * (weight / _safe_root(kept))
+    gain = None if second is None else _gain_seen(second, state.q, state.q, mix, state.lost)
+    if gain is None:
+        gain = _gain(a, state.q, mix, state.b, cut.gen)
     if gain <= 4 * residual_noise2(a.dtype, cut.norm2):
         return False
     if cut.tail2 is None or not state.fits:
@@ -196,6 +205,24 @@ def _gain(a: Tensor, q: Tensor, mix: Tensor, b: Tensor, gen: torch.Generator) ->
     return energy(out) / _PROBES
 
 
+def _gain_seen(second: Tensor, q: Tensor, basis: Tensor, mix: Tensor, lost2: float) -> float | None:
+    """The same for b = basisᴴ a from a sketch of `a` that neither q nor the basis was made from; reads only that.
+
+    For a sketch a Ω, a Ω Ωᴴ bᴴ mix has the expectation a bᴴ mix. The energy of its noise outside q is the energy there
+    (at most lost2) times that of mixᴴ b Ω over the number of buckets, and is taken off. None where a few columns of
+    `a` hold most of that: the noise is then not as even as this takes it to be.
+    """
+    inside = project(basis @ mix.to(basis.dtype), second)
+    each = row_energies(inside.mH)
+    if float(each.square().sum()) * each.shape[0] > _UNEVEN * float(each.sum()) ** 2:
+        return None
+    out = apply_rows(second, inside)
+    for _ in range(2):
+        out = out - q @ (q.mH @ out)
+    outside = min(lost2, max(energy(second) - energy(project(q, second)), 0.0))
+    return max(energy(out) - outside * float(each.sum()) / second.shape[1], 0.0)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class SketchedRange:
     """Leading left directions of a wide matrix, seen in a sketch of it.
@@ -203,27 +230,32 @@ class SketchedRange:
     Attributes:
         q: (m, k) orthonormal, k somewhat above the rank.
         weighted: (m, r), the leading directions times their singular values.
+        second: a sketch of which these know nothing; None where no check was asked for.
     """
 
     q: Tensor
     weighted: Tensor
+    second: Tensor | None
 
-    def suffices(self, a: Tensor, b: Tensor, lost2: float, gen: torch.Generator) -> bool:
-        """Whether a power step would gain little: one read.
+    def suffices(
+        self, a: Tensor, basis: Tensor, b: Tensor, s2: Tensor, u: Tensor, lost2: float, gen: torch.Generator
+    ) -> bool:
+        """Whether a power step would gain little.
 
         Args:
-            a: the matrix.
-            b: (r, n), coordinates of `a` in any orthonormal basis that was made from `weighted`.
-            lost2: what that basis discards.
+            a: the matrix; read only where the second sketch cannot tell.
+            basis: (m, r) orthonormal, made from `weighted`.
+            b: basisᴴ a.
+            s2: eigenvalues of basisᴴ a aᴴ basis, descending, float64.
+            u: its eigenvectors.
+            lost2: what the basis discards.
             gen: random numbers.
         """
-        s2, u = torch.linalg.eigh(cross(b))
-        return self.is_enough(a, b, s2.flip(0).clamp_min(0), u.flip(1), lost2, gen)
-
-    def is_enough(self, a: Tensor, b: Tensor, s2: Tensor, u: Tensor, lost2: float, gen: torch.Generator) -> bool:
-        """The same where the eigenvalues (descending) and eigenvectors of b bᴴ are known."""
-        gain = _gain(a, self.q, u / _safe_root(s2), b, gen)
-        return gain <= max(_GAIN * lost2, 4 * residual_noise2(a.dtype, float(s2.sum())))
+        mix = u / _safe_root(s2)
+        gain = None if self.second is None else _gain_seen(self.second, self.q, basis, mix, lost2)
+        if gain is None:
+            gain = _gain(a, self.q, mix, b, gen)
+        return gain <= max(_GAIN * lost2, 4 * residual_noise2(basis.dtype, float(s2.sum())))
 
 
 def sketch_suffices(long: float, short: int, rank: int) -> bool:
@@ -231,7 +263,9 @@ def sketch_suffices(long: float, short: int, rank: int) -> bool:
     return long >= 12 * short and rank + oversampling(rank) <= 0.5 * short
 
 
-def sketched_range(a: Tensor, rank: int, norm2: float, gen: torch.Generator) -> SketchedRange | None:
+def sketched_range(
+    a: Tensor, rank: int, norm2: float, gen: torch.Generator, *, checked: bool = True
+) -> SketchedRange | None:
     """The range of a wide matrix from one read; None where a sketch would be too small to show it.
 
     Args:
@@ -239,6 +273,7 @@ def sketched_range(a: Tensor, rank: int, norm2: float, gen: torch.Generator) -> 
         rank: how many directions are wanted.
         norm2: ‖a‖².
         gen: random numbers.
+        checked: whether `SketchedRange.suffices` will be asked.
 
     Example:
         >>> a = torch.outer(torch.arange(4.0), torch.ones(40_000))
@@ -250,17 +285,19 @@ def sketched_range(a: Tensor, rank: int, norm2: float, gen: torch.Generator) -> 
     if not sketch_suffices(n, m, rank):
         return None
     cut = Cut(rank, None, norm2, gen)
-    sketch = _Finder(a, cut, min(m, rank + oversampling(rank))).sketch
-    return None if sketch is None else _seen(sketch, cut)
+    return _seen(_Finder(a, cut, min(m, rank + oversampling(rank)), twins=checked), cut)
 
 
-def _seen(sketch: Tensor, cut: Cut) -> SketchedRange:
-    """What a sketch shows of the leading directions."""
+def _seen(finder: _Finder, cut: Cut) -> SketchedRange | None:
+    """What the sketch shows of the leading directions."""
+    sketch = finder.sketch
+    if sketch is None:
+        return None
     rank = cut.max_rank
     q = _leading(sketch, min(sketch.shape[0], rank + oversampling(rank)), cut)
     s2, u = torch.linalg.eigh(cross(project(q, sketch)))
     leading = u.flip(1)[:, :rank] * s2.flip(0)[:rank].clamp_min(0).sqrt()
-    return SketchedRange(q, q @ leading.to(q.dtype))
+    return SketchedRange(q, q @ leading.to(q.dtype), finder.second)
 
 
 def _straight(a: Tensor, seen: SketchedRange, cut: Cut) -> Split | None:
@@ -273,7 +310,7 @@ def _straight(a: Tensor, seen: SketchedRange, cut: Cut) -> Split | None:
         return None
     s2, u = torch.linalg.eigh(inner)
     s2, u = s2.flip(0).clamp_min(0), u.flip(1)
-    if not seen.is_enough(a, b, s2, u, lost, cut.gen):
+    if not seen.suffices(a, basis, b, s2, u, lost, cut.gen):
         return None
     certain = lost >= 64 * residual_noise2(a.dtype, cut.norm2)
     return Split(basis, b, s2, lost, certain, "randomised")  # in the order that the sketch shows: nearly that of s2
@@ -299,20 +336,23 @@ def _finish(a: Tensor, state: _State, cut: Cut) -> Split:
 
 
 class _Finder:
-    """Leading directions of the column space of `a`, from a sketch that is made once."""
+    """Leading directions of the column space of `a`, from sketches that are made once."""
 
-    def __init__(self, a: Tensor, cut: Cut, columns: int | None) -> None:
+    def __init__(self, a: Tensor, cut: Cut, columns: int | None, *, twins: bool = True) -> None:
         self.a, self.cut, self.known = a, cut, columns
         short, long = a.shape
         wished = _BUCKETS * cut.max_rank if columns is not None else max(long // 16, 2 * short)
         width = min(max(wished, 512), long // 6)
         least = 8 * columns if columns is not None else 2 * short
+        #: so few buckets that a power step will be worth while
+        self.poor = cut.tail2 is None and width < 64 * cut.max_rank
         self.sketch: Tensor | None = None
-        if width >= least:
+        self.second: Tensor | None = None
+        if width >= least and twins and _TWINS * width <= long:
+            self.sketch, self.second = twin_sketches(a, width, cut.gen)
+        elif width >= least:
             self.sketch = count_sketch(a, width, cut.gen)
         self.vectors: Tensor | None = None
-        #: so few buckets that a power step will be worth while
-        self.poor = self.sketch is not None and cut.tail2 is None and width < 64 * cut.max_rank
 
     def columns(self, limit: int) -> int | None:
         """With how many columns to start; None if the sketch says that it would be more than `limit`."""

@@ -6,10 +6,14 @@ import torch
 from torch import Tensor
 
 from tnkit.linalg.cut import Cut, Split, finish, rounding2
+from tnkit.linalg.products import wide_dtype
+from tnkit.linalg.tall_qr import reduced_qr
 from tnkit.linalg.tsqr import triangle
 from tnkit.registry import SPLIT_DRIVERS
 
 __all__ = ["safe_svd", "svd_split"]
+
+_SMALL = 512
 
 
 def safe_svd(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -29,14 +33,16 @@ def safe_svd(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         v, s, uh = _reduced(a.mH)
         return uh.mH, s, v.mH
     except torch.linalg.LinAlgError:
-        q, r = torch.linalg.qr(a.mH if a.shape[0] < a.shape[1] else a, mode="reduced")
+        q, r = reduced_qr(a.mH if a.shape[0] < a.shape[1] else a)
         u, s, vh = _reduced(r)
         return (vh.mH, s, (q @ u).mH) if a.shape[0] < a.shape[1] else (q @ u, s, vh)
 
 
 def _reduced(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    u, s, vh = torch.linalg.svd(a, full_matrices=False)
-    return u, s, vh
+    """The SVD; in double precision for small matrices in single, whose vectors are orthonormal to 1e-6 only otherwise."""
+    wide = wide_dtype(a.dtype) if max(a.shape) <= _SMALL else a.dtype
+    u, s, vh = torch.linalg.svd(a.to(wide), full_matrices=False)
+    return u.to(a.dtype), s.to(a.real.dtype), vh.to(a.dtype)
 
 
 def svd_split(a: Tensor, cut: Cut) -> Split:
@@ -48,7 +54,7 @@ def svd_split(a: Tensor, cut: Cut) -> Split:
     if n > 3 * m:
         u, s, _ = safe_svd(triangle(a.mT).mT)
     elif m > 3 * n:
-        q, upper = torch.linalg.qr(a, mode="reduced")
+        q, upper = reduced_qr(a)
         u, s, _ = safe_svd(upper)
         u = q @ u
     else:

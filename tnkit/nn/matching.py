@@ -23,7 +23,7 @@ from tnkit.nn.forms import LowRankForm
 from tnkit.nn.layers import FactoredLinear
 from tnkit.nn.layers.layer_type import feature_rows
 
-__all__ = ["match_", "matchable"]
+__all__ = ["Match", "matchable", "matches"]
 
 #: Pull towards the factor that is there, as a share of the mean energy of the features.
 RIDGE = 1e-3
@@ -66,17 +66,49 @@ def matchable(student: nn.Module, teacher: nn.Module) -> dict[str, FactoredLinea
     }
 
 
-def match_(student: nn.Module, teacher: nn.Module, batches: Iterable[Any], who: str = "recover") -> int:
-    """Match every layer that can be, in place.
+@dataclass(frozen=True, slots=True, eq=False)
+class Match:
+    """For one layer, the last factor and bias that are there, those that the regression finds, and the first factor.
+
+    Attributes:
+        layer: as it was, and is until `put_`.
+        now: (m, k) float64, the bias as the last column.
+        found: the same, of the regression.
+        right: (r, n) float64.
+    """
+
+    layer: FactoredLinear
+    now: Tensor
+    found: Tensor
+    right: Tensor
+
+    def put_(self, share: float = 1.0) -> None:
+        """Go this share of the way, in place; 0 is where it began."""
+        form = self.layer.form
+        assert isinstance(form, LowRankForm)
+        new = self.now + share * (self.found - self.now)
+        pivoted = form.pivots != "none"
+        _, tensors = LowRankForm.of(new[:, : form.rank].contiguous(), self.right, pivoted=pivoted)
+        with torch.no_grad():
+            for name, value in tensors.items():
+                held = self.layer.get_buffer(name) if name == "order" else self.layer.get_parameter(name)
+                held.copy_(value)
+            if self.layer.bias is not None:
+                self.layer.bias.copy_(new[:, form.rank])
+
+
+def matches(student: nn.Module, teacher: nn.Module, batches: Iterable[Any], who: str = "recover") -> list[Match]:
+    """What the regression finds for every layer that can be matched; nothing is changed.
 
     Args:
         student: a compressed model.
-        teacher: the model it was made from; not changed.
+        teacher: the model it was made from.
         batches: as in `compress`; positions whose attention_mask is 0 do not count.
         who: the caller, for messages.
 
     Returns:
-        How many layers were matched.
+        One for each layer that saw anything and whose answer is finite. Each is the best as long as the others stay;
+        where all are put at once, less than the whole way is often better.
 
     Raises:
         DataError: a batch that a model does not take.
@@ -87,14 +119,14 @@ def match_(student: nn.Module, teacher: nn.Module, batches: Iterable[Any], who: 
     Example:
         >>> import torch
         >>> from tnkit import nn as tnn
-        >>> from tnkit.nn.matching import match_
+        >>> from tnkit.nn.matching import matches
         >>> _ = torch.manual_seed(0)
         >>> model = torch.nn.Sequential(torch.nn.Linear(32, 64), torch.nn.ReLU(), torch.nn.Linear(64, 32))
         >>> x = torch.randn(500, 32)
         >>> small, _ = tnn.compress(model, tnn.Budget(params=0.4), calib=[x], measure=False)
         >>> before = float((small(x) - model(x)).norm().detach())
-        >>> match_(small, model, [x])
-        2
+        >>> for match in matches(small, model, [x]):
+        ...     match.put_()
         >>> float((small(x) - model(x)).norm().detach()) < before
         True
     """
@@ -131,7 +163,8 @@ def match_(student: nn.Module, teacher: nn.Module, batches: Iterable[Any], who: 
     finally:
         for handle in (*theirs, *mine):
             handle.remove()
-    return sum(_put_(layers[name], regression) for name, regression in found.items())
+    made = (_match(layers[name], regression) for name, regression in found.items())
+    return [match for match in made if match is not None]
 
 
 def _features(layer: FactoredLinear, x: Tensor) -> Tensor:
@@ -147,22 +180,13 @@ def _regression(layer: FactoredLinear) -> _Regression:
     return _Regression(like.new_zeros(k, k), like.new_zeros(layer.out_features, k))
 
 
-def _put_(layer: FactoredLinear, regression: _Regression) -> bool:
-    """Solve and write; a layer that saw nothing, or whose answer is not finite, stays as it is."""
+def _match(layer: FactoredLinear, regression: _Regression) -> Match | None:
+    """None where the layer saw nothing, or the answer is not finite."""
     form = layer.form
     assert isinstance(form, LowRankForm)
-    left, right = (t.detach().to(torch.float64) for t in form.two_factors(layer.factors()))
+    left, right = (t.detach().to(torch.float64, copy=True) for t in form.two_factors(layer.factors()))
     now = left if layer.bias is None else torch.cat([left, layer.bias.detach().to(left)[:, None]], dim=1)
     if not float(regression.gram.diagonal().sum()) > 0.0:
-        return False
-    new = regression.solved(now)
-    if not bool(torch.isfinite(new).all()):
-        return False
-    pivoted = form.pivots != "none"
-    _, tensors = LowRankForm.of(new[:, : form.rank].contiguous(), right, pivoted=pivoted)
-    with torch.no_grad():
-        for name, value in tensors.items():
-            layer.get_buffer(name).copy_(value) if name == "order" else layer.get_parameter(name).copy_(value)
-        if layer.bias is not None:
-            layer.bias.copy_(new[:, form.rank])
-    return True
+        return None
+    found = regression.solved(now)
+    return Match(layer, now, found, right) if bool(torch.isfinite(found).all()) else None

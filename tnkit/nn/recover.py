@@ -14,25 +14,30 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tnkit.errors import DataError, OptionError
-from tnkit.nn.batches import attention_mask, evaluating, output_tensors, require_batches, run_batch
+from tnkit.nn.batches import require_batches
 from tnkit.nn.layers.module import FactoredModule
-from tnkit.nn.matching import match_, matchable
+from tnkit.nn.lesson import Lesson
+from tnkit.nn.matching import Match, matchable, matches
+from tnkit.nn.relative_adam import RelativeAdam
+from tnkit.nn.whitening import whitened
 
 __all__ = ["RecoverReport", "blocks_of", "recover"]
 
-#: What the teacher says is kept for the next time its batch comes, up to this many bytes in all.
-REMEMBER = 2**29
 #: A validation this much above the best one sends training back to the best state, with the rate times `SLOWER`.
 WORSE, SLOWER = 1.1, 0.3
+#: Shares of the way to the regression's answer that are tried: all layers change at once, and may overshoot together.
+MATCHED = (1.0, 0.5, 0.2)
+#: At most about so many batches are held out, matched with in each sweep, and looked at for the inputs' moments.
+HELD_OUT, MATCHING, WHITENING = 16, 64, 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +88,7 @@ def recover(
     match_sweeps: int = 2,
     max_steps: int = 1000,
     time_limit_s: float | None = 600.0,
-    learning_rate: float = 3e-4,
+    learning_rate: float = 3e-3,
     block_weight: float = 1.0,
     inplace: bool = False,
     rng: int = 0,
@@ -94,13 +99,16 @@ def recover(
         model: a compressed model.
         teacher: the dense model; it is not changed.
         calib: batches to train on, as in `compress`.
-        validation: batches that decide which state is kept; None holds out every eighth batch of `calib`.
-        match_sweeps: passes over `calib` in which linear layers of low rank are matched in closed form; 0 for none. A
-            pass that makes the held-out error larger is undone, and is the last.
+        validation: batches that decide which state is kept; None holds out every eighth batch of `calib`, and fewer
+            where that were more than some sixteen.
+        match_sweeps: passes over `calib` (over at most 64 batches) in which linear layers of low rank are matched in
+            closed form; 0 for none. All change at once, so several shares of the way are tried; a pass of which none
+            makes the held-out error smaller is undone, and is the last.
         max_steps: training steps after that, one batch each; 0 for none.
         time_limit_s: in seconds, or None.
-        learning_rate: of AdamW at its highest; it rises for the first twentieth and falls like a cosine. Where a
-            validation is a tenth worse than the best, training goes on from the best state at a third of the rate.
+        learning_rate: at its highest, as a share of what is changed: .003 changes each coordinate of a factor by at
+            most .3 % of their root mean square in a step. It rises for the first twentieth and falls like a cosine.
+            Where a validation is a tenth worse than the best, training goes on from the best state at a third of it.
         block_weight: of the mean error of the blocks' outputs beside that of the model's; 0 for the outputs alone.
         inplace: change the model itself.
         rng: seed of the order of the batches.
@@ -112,9 +120,14 @@ def recover(
         OptionError: nothing in the model is compressed, or an option out of its range.
         DataError: no batch to train or to validate on, or one that a model does not take.
 
+    The steps are Adam's, in coordinates in which the inputs of linear layers of low rank are white
+    (`tnkit.nn.whitening`): in those of the factors themselves a step is too long for the few directions that carry most
+    of the energy, or too short for all others.
+
     Cost:
-        A forward and a backward pass of the student for each step; a forward pass of the teacher for each batch, again
-        and again where its outputs take more than half a gigabyte.
+        A forward and a backward pass of the student for each step, and products with the (n, n) root of each linear
+        layer's second moments (a diagonal for more than 1024 inputs); a forward pass of the teacher for each batch,
+        again and again where its outputs take more than half a gigabyte.
 
     Example:
         >>> import torch
@@ -130,7 +143,7 @@ def recover(
     _check(model, match_sweeps, max_steps, learning_rate, block_weight)
     train, held_out = _split(calib, validation)
     student = model if inplace else copy.deepcopy(model)
-    lesson = _Lesson(student, teacher, blocks_of(student) if block_weight > 0 else [], block_weight)
+    lesson = Lesson(student, teacher, blocks_of(student) if block_weight > 0 else [], block_weight)
     start = time.perf_counter()
     with _only_factors(student) as parameters:
         matched = _match(lesson, train, held_out, match_sweeps)
@@ -169,8 +182,9 @@ def _split(calib: Iterable[Any], validation: Iterable[Any] | None) -> tuple[list
     if validation is not None:
         held_out = list(require_batches(validation, "recover"))
     else:
-        held_out = train[::8]
-        train = [batch for k, batch in enumerate(train) if k % 8] or train
+        every = max(8, len(train) // HELD_OUT)
+        held_out = train[::every]
+        train = [batch for k, batch in enumerate(train) if k % every] or train
     if not train or not held_out:
         raise DataError("recover: there is no batch to train or to validate on. Give at least one of each.")
     return train, held_out
@@ -211,105 +225,36 @@ class _Schedule:
         return self.learning_rate * warm * (1.0 + math.cos(math.pi * min(progress, 1.0))) / 2.0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Lesson:
-    """A student, a teacher, where they are compared, and what the teacher said of batches that come again."""
-
-    student: nn.Module
-    teacher: nn.Module
-    blocks: list[str]
-    block_weight: float
-    said: dict[int, tuple[list[Tensor], dict[str, Tensor]]] = field(default_factory=dict)
-
-    def wanted(self, batch: Any) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """The teacher's outputs, and those of its blocks; `batch` is one of a list that outlives this."""
-        known = self.said.get(id(batch))
-        if known is not None:
-            return known
-        with evaluating(self.teacher), _watched(self.teacher, self.blocks) as theirs:
-            found = output_tensors(run_batch(self.teacher, batch, "recover")), theirs
-        kept = sum(_n_bytes(*said) for said in self.said.values())
-        if kept + _n_bytes(*found) <= REMEMBER:
-            self.said[id(batch)] = found
-        return found
-
-    def loss(self, batch: Any) -> Tensor:
-        """Error of the outputs, and the mean one of the blocks' outputs; with gradients, without dropout."""
-        mask = attention_mask(batch)
-        target, theirs = self.wanted(batch)
-        with evaluating(self.student), torch.enable_grad(), _watched(self.student, self.blocks) as mine:
-            loss = _output_error(run_batch(self.student, batch, "recover"), target, mask)
-            parts = [_relative(mine[n], theirs[n], mask) for n in self.blocks if n in mine and n in theirs]
-            return loss + self.block_weight * torch.stack(parts).mean() if parts else loss
-
-    def error(self, batches: list[Any]) -> float:
-        """Mean error of the outputs."""
-        errors = []
-        with evaluating(self.student):
-            for batch in batches:
-                mine, (theirs, _) = run_batch(self.student, batch, "recover"), self.wanted(batch)
-                errors.append(float(_output_error(mine, theirs, attention_mask(batch))))
-        return sum(errors) / len(errors)
+def _some(batches: list[Any], count: int) -> list[Any]:
+    """At most `count` of them, evenly spaced."""
+    return batches[:: -(-len(batches) // count)] if count else []
 
 
-def _n_bytes(outputs: list[Tensor], blocks: dict[str, Tensor]) -> int:
-    return sum(t.numel() * t.element_size() for t in (*outputs, *blocks.values()))
-
-
-@contextmanager
-def _watched(model: nn.Module, names: list[str]) -> Iterator[dict[str, Tensor]]:
-    """The first output tensor of these modules, by name, filled as they are called."""
-    seen: dict[str, Tensor] = {}
-
-    def watch(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
-            tensors = output_tensors(output)
-            if tensors:
-                seen[name] = tensors[0]
-
-        return hook
-
-    handles = [model.get_submodule(name).register_forward_hook(watch(name)) for name in names]
-    try:
-        yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _relative(mine: Tensor, theirs: Tensor, mask: Tensor | None) -> Tensor:
-    """Squared error as a share of the square of the teacher's, over the tokens that the mask counts."""
-    wrong, whole = (mine.float() - theirs.float()).square(), theirs.float().square()
-    if mask is not None and mine.ndim >= 3 and mask.shape == mine.shape[:2]:
-        counts = mask.to(wrong).reshape(*mask.shape, *(1,) * (mine.ndim - 2))
-        wrong, whole = wrong * counts, whole * counts
-    return wrong.sum() / whole.sum().clamp_min(1e-12)
-
-
-def _output_error(mine: Any, theirs: list[Tensor], mask: Tensor | None) -> Tensor:
-    pairs = [(a, b) for a, b in zip(output_tensors(mine), theirs, strict=False) if a.shape == b.shape]
-    if not pairs:
-        raise DataError(
-            "recover: the models give no floating-point outputs of equal shape. "
-            "Give the model that this one was compressed from as teacher."
-        )
-    return torch.stack([_relative(a, b, mask) for a, b in pairs]).mean()
-
-
-def _match(lesson: _Lesson, train: list[Any], held_out: list[Any], sweeps: int) -> list[float]:
+def _match(lesson: Lesson, train: list[Any], held_out: list[Any], sweeps: int) -> list[float]:
     """The held-out error at first and after each pass of matching that made it smaller."""
     layers = matchable(lesson.student, lesson.teacher)
     errors = [lesson.error(held_out)]
     for _ in range(sweeps if layers else 0):
         kept = {name: copy.deepcopy(layer.state_dict()) for name, layer in layers.items()}
-        match_(lesson.student, lesson.teacher, train)
-        now = lesson.error(held_out)
-        if not now < errors[-1]:  # a NaN is not
+        found = matches(lesson.student, lesson.teacher, _some(train, MATCHING))
+        tried = {share: _after(lesson, found, share, held_out) for share in MATCHED}
+        share = min(tried, key=tried.__getitem__)
+        if not tried[share] < errors[-1]:
             for name, layer in layers.items():
                 layer.load_state_dict(kept[name])
             break
-        errors.append(now)
+        for match in found:
+            match.put_(share)
+        errors.append(tried[share])
     return errors
+
+
+def _after(lesson: Lesson, found: list[Match], share: float, held_out: list[Any]) -> float:
+    """The error where each layer goes this share of the way."""
+    for match in found:
+        match.put_(share)
+    error = lesson.error(held_out)
+    return error if math.isfinite(error) else math.inf
 
 
 def _put(parameters: list[nn.Parameter], values: list[Tensor]) -> None:
@@ -319,7 +264,7 @@ def _put(parameters: list[nn.Parameter], values: list[Tensor]) -> None:
 
 
 def _train(
-    lesson: _Lesson,
+    lesson: Lesson,
     parameters: list[nn.Parameter],
     train: list[Any],
     held_out: list[Any],
@@ -327,24 +272,23 @@ def _train(
     rng: int,
     matched: list[float],
 ) -> RecoverReport:
-    """Steps of AdamW; whatever ends them, the parameters then hold the best validated state."""
+    """Steps of Adam; whatever ends them, the parameters then hold the best validated state."""
     start = time.perf_counter()
     best = matched[-1]
     kept = [p.detach().clone() for p in parameters]
     history = [(0, error) for error in matched]
-    optimizer = torch.optim.AdamW(parameters, lr=schedule.learning_rate, weight_decay=0.0)
+    adam = RelativeAdam(parameters, whitened(lesson.student, _some(train, WHITENING if schedule.max_steps else 0)))
     order = torch.Generator().manual_seed(rng)
     queue: list[int] = []
     step, progress, due, pace = 0, schedule.progress(0, 0.0), 0.02, 1.0
     try:
         while progress < 1.0:
             queue = queue or torch.randperm(len(train), generator=order).tolist()
-            for group in optimizer.param_groups:
-                group["lr"] = pace * schedule.rate(progress)
-            optimizer.zero_grad(set_to_none=True)
+            for p in parameters:
+                p.grad = None
             lesson.loss(train[queue.pop()]).backward()
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimizer.step()
+            adam.step(pace * schedule.rate(progress))
             step += 1
             progress = schedule.progress(step, time.perf_counter() - start)
             if progress >= due:
@@ -354,7 +298,7 @@ def _train(
                     best, kept = history[-1][1], [p.detach().clone() for p in parameters]
                 elif not history[-1][1] < WORSE * best:
                     _put(parameters, kept)
-                    optimizer.state.clear()
+                    adam.forget()
                     pace *= SLOWER
     finally:
         _put(parameters, kept)

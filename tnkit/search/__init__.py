@@ -8,6 +8,7 @@ from tnkit.search.complete import StructureSearch
 from tnkit.search.drive import ObjectiveResult, run_objective
 from tnkit.search.evbmf import BayesRanks
 from tnkit.search.from_cuts import CutSearch
+from tnkit.search.from_ranks import MatchedSearch
 from tnkit.search.front import Candidate, SearchResult, pareto_front
 from tnkit.search.genetic import TNGA
 from tnkit.search.graph import Graph
@@ -47,6 +48,7 @@ __all__ = [
     "Limits",
     "LoopSearch",
     "LossObjective",
+    "MatchedSearch",
     "Objective",
     "ObjectiveResult",
     "ObservedObjective",

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from tnkit.errors import BudgetError, ShapeError
 from tnkit.files import PathLikeStr
+from tnkit.search.from_ranks import MatchedSearch
 from tnkit.search.front import Candidate, SearchResult, pareto_front
 from tnkit.search.loops import LoopSearch
 from tnkit.search.portfolio import Portfolio
@@ -43,7 +44,7 @@ class AutoSearch:
     """
 
     portfolio: Portfolio = field(default_factory=Portfolio)
-    graphs: Proposer = field(default_factory=lambda: Several((TreeSearch(), LoopSearch())))
+    graphs: Proposer = field(default_factory=lambda: Several((TreeSearch(), MatchedSearch(otherwise=(LoopSearch(),)))))
     seconds: float = 30.0
     entries: int = 2**23
 
@@ -125,7 +126,8 @@ def _to_beat(first: SearchResult, limits: Limits, parts: int) -> Limits:
     if limits.eps is None or first.best.fit.rel_error > limits.eps * (1 + 1e-9):
         return limits
     most = first.best.fit.n_params // parts - 1
-    return replace(limits, max_params=most if limits.max_params is None else min(most, limits.max_params))
+    allowed = most if limits.max_params is None else min(most, limits.max_params)
+    return replace(limits, max_params=allowed, strict=True)
 
 
 def _together(first: SearchResult, second: SearchResult, limits: Limits, elapsed: float) -> SearchResult:
@@ -146,5 +148,6 @@ def _together(first: SearchResult, second: SearchResult, limits: Limits, elapsed
         best=Candidate(best.label, replace(best.fit, elapsed_s=elapsed)),
         tried=tried,
         left_out=first.left_out,
+        proofs=first.proofs.merged(second.proofs),
         elapsed_s=elapsed,
     )

@@ -10,8 +10,10 @@ doi:10.1137/090757861 (quantized trains).
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
-from math import prod
+from itertools import groupby
+from math import inf, prod
 from typing import ClassVar
 
 from tnkit.completion.base import CompletionFit, CompletionMethod, CompletionProblem, register
@@ -26,6 +28,10 @@ from tnkit.tensorize import Tensorization, balanced_factors
 
 __all__ = ["StructureSearch", "mixed_orders"]
 
+_PARTS = (400, 130, 45, 20, 10, 6, 4, 3)  # of the observed entries: numbers at each rung
+_KEEP, _STEPS = 0.75, 20  # of the structures after each rung; sweeps of each fit
+_RACE = 0.8  # share of the time after which the best is fitted to all entries
+
 
 @register
 @dataclass(frozen=True, slots=True)
@@ -39,6 +45,9 @@ class StructureSearch(CompletionMethod):
         strategy: the search; by default `RankLadder` over the given order and `mixed_orders`.
         holdout: share of the observed entries that is held out.
         sample: entries of the fits of the race at the most; the best is fitted to all.
+        each: entries of such a fit at the most for each number of the graph.
+        seconds: for all of it, where no time limit is given.
+        workers: processes that fit; None for this one.
 
     Example:
         >>> import numpy as np, tnkit as tk
@@ -55,6 +64,9 @@ class StructureSearch(CompletionMethod):
     strategy: Proposer | None = None
     holdout: float = 0.1
     sample: int = 60_000
+    each: int = 25
+    seconds: float = 120.0
+    workers: int | None = None
     name: ClassVar[str] = "search"
     formats: ClassVar[bool] = False
     summary: ClassVar[str] = "trains, rings and trees over split and reordered modes, raced by their held-out error"
@@ -68,11 +80,15 @@ class StructureSearch(CompletionMethod):
         """
         obs, rng = problem.observations, problem.rng
         plan, owners = self.split(obs.shape)
-        control = problem.control
+        control = problem.control if problem.control.deadline < inf else problem.control.within(self.seconds)
+        quiet = replace(control, progress=None)
+        racing = quiet.within(_RACE * (control.deadline - time.monotonic()))
         objective = ObservedObjective(
-            obs, plan, rng=rng, control=replace(control, progress=None), holdout=self.holdout, sample=self.sample
+            obs, plan, rng=rng, control=racing, holdout=self.holdout, sample=self.sample, each=self.each
         )
-        strategy = self.strategy or RankLadder(orders=mixed_orders(owners))
+        sizes = tuple(max(round(obs.n / part), sum(plan.out_shape)) for part in _PARTS)
+        orders = mixed_orders(owners, plan.out_shape)
+        strategy = self.strategy or RankLadder(orders, sizes=sizes, keep=_KEEP, steps=_STEPS)
         history: list[StepInfo] = []
 
         def heard(trial: Trial) -> None:
@@ -81,7 +97,8 @@ class StructureSearch(CompletionMethod):
             if control.progress is not None:
                 control.progress(history[-1])
 
-        found = run_objective(objective, strategy, heard=heard)
+        found = run_objective(objective, strategy, heard=heard, workers=self.workers)
+        objective.control = quiet
         best, status = found.best, found.status
         best = objective.with_all_entries(best)
         tensors, train = objective.refit(best)
@@ -106,27 +123,44 @@ class StructureSearch(CompletionMethod):
         return Tensorization.start(shape).reshape([parts[k] for k in used]), tuple(owners[k] for k in used)
 
 
-def mixed_orders(owners: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+def mixed_orders(owners: tuple[int, ...], sizes: tuple[int, ...] = ()) -> tuple[tuple[int, ...], ...]:
     """Orders of the parts: as given, by scale from coarse to fine, and by scale from fine to coarse.
 
     Args:
         owners: the mode of each part; parts of a mode are given from coarse to fine.
+        sizes: of the parts. Where no mode has two parts, equal neighbours are taken for two or three modes in parts.
 
     Example:
         >>> mixed_orders((0, 0, 1, 1, 2))
         ((0, 1, 2, 3, 4), (0, 2, 4, 1, 3), (1, 3, 4, 0, 2), (0, 1, 3, 2, 4))
+        >>> mixed_orders((0, 1, 2, 3, 4), (8, 8, 8, 8, 3))
+        ((0, 1, 2, 3, 4), (0, 2, 1, 3, 4))
     """
     groups = [[k for k, owner in enumerate(owners) if owner == mode] for mode in dict.fromkeys(owners)]
+    guessed = [] if max(map(len, groups)) > 1 else [_shuffled(sizes, ways) for ways in (2, 3)]
     depth = max(map(len, groups))
     coarse = tuple(group[j] for j in range(depth) for group in groups if j < len(group))
     fine = tuple(group[-1 - j] for j in range(depth) for group in groups if j < len(group))
     # there and back: the fine parts of one mode beside those of the next
     folded = tuple(k for place, group in enumerate(groups) for k in (group if place % 2 == 0 else group[::-1]))
-    return tuple(dict.fromkeys((tuple(range(len(owners))), coarse, fine, folded)))
+    return tuple(dict.fromkeys((tuple(range(len(owners))), coarse, fine, folded, *(g for g in guessed if g))))
+
+
+def _shuffled(sizes: tuple[int, ...], ways: int) -> tuple[int, ...]:
+    """The longest run of equal sizes dealt out among so many modes, coarse beside coarse; () where there is none."""
+    runs = [tuple(k for k, _ in run) for _, run in groupby(enumerate(sizes), key=lambda pair: pair[1])]
+    run = max(runs, key=len, default=())
+    if len(run) < 2 * ways or len(run) % ways:
+        return ()
+    depth = len(run) // ways
+    dealt = [run[way * depth + j] for j in range(depth) for way in range(ways)]
+    return (*range(run[0]), *dealt, *range(run[-1] + 1, len(sizes)))
 
 
 def _factors(n: int, part: int) -> tuple[int, ...]:
-    """Near-equal factors of about a size, where there are some."""
+    """Near-equal factors of about a size, where there are some and it is larger."""
+    if n <= part:
+        return (n,)
     best: tuple[int, ...] = (n,)
     for count in range(2, 12):
         found = tuple(balanced_factors(n, count))

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 
 from tnkit.errors import BudgetError
-from tnkit.search.evaluate import Here
+from tnkit.search.evaluate import evaluator
 from tnkit.search.objective import Objective, Trial
 from tnkit.search.proposer import Proposer, Setting
 from tnkit.search.runner import Limits, Run, converse, worth
@@ -55,8 +55,9 @@ def run_objective(
     max_evaluations: int | None = None,
     heard: Callable[[Trial], bool | None] | None = None,
     prune: bool = True,
+    workers: int | None = None,
 ) -> ObjectiveResult:
-    """Let a proposer search with an objective, in this process.
+    """Let a proposer search with an objective.
 
     Args:
         objective: fits graphs; its control has the deadline, its rng the random numbers.
@@ -64,8 +65,11 @@ def run_objective(
         max_evaluations: fits at the most.
         heard: called with the best trial after each fit; if it gives True, that is enough.
         prune: whether graphs that are no smaller than the best are left out.
+        workers: processes that fit; None for this one. A loss must then stand at the top of a module, and scripts do
+            their work under `if __name__ == "__main__":`.
 
     Raises:
+        OptionError: workers for an objective that cannot be sent to other processes.
         BudgetError: the proposer tried nothing that is allowed.
     """
     begun = time.monotonic()
@@ -78,7 +82,8 @@ def run_objective(
         return heard is not None and state.best is not None and heard(state.best) is True
 
     talk = proposer.propose(Setting(objective, rng, {}))
-    status = converse(state, talk, Here(objective, seed), objective.control, begun, told)
+    with evaluator(objective, seed, workers) as fits:
+        status = converse(state, talk, fits, objective.control, begun, told)
     if state.best is None:
         raise BudgetError(f"{proposer.name} tried nothing that is allowed. Allow more parameters or time.")
     return ObjectiveResult(state.best, tuple(worth(state.order)), state.evaluations, time.monotonic() - begun, status)

@@ -7,8 +7,11 @@ taken in chunks of a fixed length, so neither the number of workers nor their sp
 from __future__ import annotations
 
 import multiprocessing
+import pickle
 import signal
+import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import inf, isfinite
 from time import monotonic
@@ -88,27 +91,25 @@ def evaluator(objective: Objective, seed: int, workers: int | None) -> Evaluator
         return Here(objective, seed)
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
         raise OptionError(f"workers={workers!r} must be a whole number of 1 or more, or None for this process alone.")
-    if not isinstance(objective, DenseObjective):
-        raise OptionError("Worker processes fit dense arrays only. Leave workers= out.")
     return Workers(objective, seed, workers)
 
 
 class Workers:
-    """In processes of their own, each with one thread and a copy of the array.
+    """In processes of their own, each with one thread and a copy of the objective.
 
     A script that uses them must do its work under `if __name__ == "__main__":`, as for all of `multiprocessing`. Ctrl-C
     reaches the search alone, which then ends its workers.
     """
 
-    def __init__(self, objective: DenseObjective, seed: int, count: int) -> None:
-        self.objective, self.seed, self.count = objective, seed, count
+    def __init__(self, objective: Objective, seed: int, count: int) -> None:
+        self.objective, self.count = objective, count
+        self.parcel = _packed(objective, seed)
         self.pool: Any = None
 
     def __enter__(self) -> Self:
-        """Start them."""
-        o = self.objective
-        plain = (o.x.cpu().numpy(), o.norm, o.eps, o.max_params, o.warm, self.seed)
-        self.pool = multiprocessing.get_context("spawn").Pool(self.count, _open, plain)
+        """Start them; they do not hear Ctrl-C from the first moment on."""
+        with _deaf():
+            self.pool = multiprocessing.get_context("spawn").Pool(self.count, _open, (self.parcel,))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
@@ -121,7 +122,7 @@ class Workers:
         left = self.objective.control.deadline - monotonic()
         for plain in self.pool.imap(_fit, [(_told(p), left) for p in proposals]):
             graph, arrays, error, seconds, effort = plain
-            tensors = tuple(torch.from_numpy(a).to(self.objective.x.device) for a in arrays)
+            tensors = tuple(torch.from_numpy(a).to(self.objective.rng.device) for a in arrays)
             yield Trial(Graph.from_json(graph), tensors, error, seconds, effort=effort)
 
 
@@ -140,24 +141,74 @@ def _told(proposal: Proposal) -> dict[str, Any]:
     }
 
 
+def _packed(objective: Objective, seed: int) -> bytes:
+    """An objective for the workers, through a pipe and never a file.
+
+    Raises:
+        OptionError: it holds what no other process can be sent.
+    """
+    plain: object
+    if isinstance(objective, DenseObjective):
+        o = objective
+        plain = _Dense(o.x.cpu().numpy(), o.norm, o.eps, o.max_params, o.warm)
+    else:
+        plain = objective.portable()
+    try:
+        return pickle.dumps((plain, seed))
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise OptionError(
+            f"workers= needs an objective that can be sent to other processes; {type(objective).__name__} cannot "
+            f"({error}). Give it functions and classes that stand at the top of a module (no lambda, nothing defined "
+            "inside a function), or leave workers= out."
+        ) from None
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Processes that are started here ignore Ctrl-C."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set it; _open does so later
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Dense:
+    """What a dense objective is made from."""
+
+    x: NDArray[Any]
+    norm: float
+    eps: float | None
+    max_params: int | None
+    warm: bool
+
+    def objective(self) -> DenseObjective:
+        return DenseObjective(
+            torch.from_numpy(self.x),
+            self.norm,
+            eps=self.eps,
+            max_params=self.max_params,
+            rng=torch.Generator(),
+            control=Control(),
+            warm=self.warm,
+            bounds=False,
+        )
+
+
 #: The objective of a worker process and the seed of its search; it serves one search.
-_mine: list[tuple[DenseObjective, int]] = []
+_mine: list[tuple[Objective, int]] = []
 
 
-def _open(x: NDArray[Any], norm: float, eps: float | None, max_params: int | None, warm: bool, seed: int) -> None:
+def _open(parcel: bytes) -> None:
     """What a worker does first; Ctrl-C is for the search."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
-    objective = DenseObjective(
-        torch.from_numpy(x),
-        norm,
-        eps=eps,
-        max_params=max_params,
-        rng=torch.Generator(),
-        control=Control(),
-        warm=warm,
-        bounds=False,
-    )
+    plain, seed = pickle.loads(parcel)
+    objective = plain.objective() if isinstance(plain, _Dense) else plain
     _mine.append((objective, seed))
 
 

@@ -52,6 +52,7 @@ class CutSearch(Proposer):
     steps: int = 60
     seconds: float = 5.0
     name: ClassVar[str] = "cuts"
+    needs_eps: ClassVar[bool] = True
     summary: ClassVar[str] = "graphs with loops from the least ranks that the spectra of all cuts admit, with a bound"
 
     def propose(self, setting: Setting) -> Conversation:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tnkit.formats import Tensorized
 from tnkit.network import drawn
 from tnkit.registry import provider
 from tnkit.report import FitReport
+from tnkit.search.proofs import Proofs
 from tnkit.solvers import CONVERGED, Status
 
 __all__ = ["Candidate", "SearchResult", "pareto_front"]
@@ -59,8 +60,8 @@ class SearchResult:
         status: how the search ended.
         evaluations: fits that were done; 0 where they are not counted.
         pruned: structures that bounds ruled out before a fit.
-        bounds: (what, the least size it can have at the asked error), as far as the search has proved it.
         eps: the relative error that was asked, if any.
+        proofs: what no network of a kind can go below.
     """
 
     front: tuple[Candidate, ...]
@@ -71,8 +72,34 @@ class SearchResult:
     status: Status = CONVERGED
     evaluations: int = 0
     pruned: int = 0
-    bounds: tuple[tuple[str, int], ...] = ()
     eps: float | None = None
+    proofs: Proofs = field(default_factory=Proofs)
+
+    @property
+    def bounds(self) -> tuple[tuple[str, int], ...]:
+        """(what, the least size it can have at the asked error), as far as the search has proved it."""
+        return self.proofs.sizes
+
+    @property
+    def gap(self) -> float | None:
+        """The share of the best's numbers (or of its error, where a size was asked) that any network could save.
+
+        It is that of the widest kind that was bounded; 0 says that the best is optimal in that kind. None where nothing
+        was proved, or eps was not reached: `why` says so.
+        """
+        gaps = [gap for _, _, gap in self._gaps()]
+        return max(gaps, default=None)
+
+    def _gaps(self) -> list[tuple[str, float, float]]:
+        """(what, its bound, what could be saved) by kind."""
+        fit = self.best.fit
+        if self.eps is None:
+            return [
+                (what, least, max(0.0, 1 - least / max(fit.rel_error, 1e-300))) for what, least in self.proofs.errors
+            ]
+        if fit.rel_error > self.allowed * (1 + 1e-9):
+            return []
+        return [(what, least, max(0.0, 1 - least / fit.n_params)) for what, least in self.proofs.sizes]
 
     @property
     def why(self) -> str:
@@ -91,12 +118,23 @@ class SearchResult:
             second = min(others, key=lambda c: c.fit.rel_error)
             parts.append(f"next {second.label} with error {second.fit.rel_error:.3g}, {second.fit.n_params:,} numbers")
         parts.append(f"of {max(self.evaluations, len(self.tried))} that were fitted")
-        for what, least in self.bounds:
-            gap = 1 - least / best.fit.n_params
-            if gap >= 0:
-                left = "none is smaller" if gap == 0 else f"at most {gap:.1%} to save"
-                parts.append(f"{what} needs {least:,}: {left}")
-        return "; ".join(parts)
+        return "; ".join([*parts, *self.told_gaps()])
+
+    def told_gaps(self) -> list[str]:
+        """What was proved, in words."""
+        words = []
+        for what, least, gap in self._gaps():
+            if self.eps is None:
+                best, needs = self.best.fit.rel_error, f"{what} of that size has error {least:.3g} or more"
+            else:
+                best, needs = self.best.fit.n_params, f"{what} needs {least:,}"
+            left = f"at most {gap:.1%} to save" if gap else "none is better" if best == least else "the best is below"
+            words.append(f"{needs}: {left}")
+        if not words and self.proofs.why_none:
+            words.append(f"no bound was proved: {self.proofs.why_none}")
+        elif not words:
+            words.append("no gap is known: eps was not reached")
+        return words
 
     @property
     def allowed(self) -> float:
@@ -122,6 +160,7 @@ class SearchResult:
         lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
         lines += [f"left out: {name} ({reason})" for name, reason in self.left_out]
         lines += [f"{what}: at least {least:,} numbers at the asked error" for what, least in self.bounds]
+        lines += [f"{what}: error {least:.3g} or more at the asked size" for what, least in self.proofs.errors]
         return "\n".join(lines)
 
 

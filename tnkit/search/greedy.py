@@ -90,7 +90,9 @@ class GreedyTN(Proposer):
         return best
 
 
-def lowered(setting: Setting, best: Trial, steps: int) -> Generator[list[Proposal], list[Trial | None], Trial]:
+def lowered(
+    setting: Setting, best: Trial, steps: int, starts: int = 1
+) -> Generator[list[Proposal], list[Trial | None], Trial]:
     """Lower one rank after the other, the largest saving first, while eps holds and the cuts do not forbid it."""
     objective, eps = setting.objective, setting.objective.eps
     closed: set[Bond] = set()
@@ -104,7 +106,7 @@ def lowered(setting: Setting, best: Trial, steps: int) -> Generator[list[Proposa
         if objective.bound(smaller) > eps:
             closed.add(bond)
             continue
-        (trial,) = yield [Proposal(smaller, best, steps=steps)]
+        (trial,) = yield [Proposal(smaller, best, steps=steps, starts=starts)]
         if trial is not None and objective.reached(trial.error):
             best = trial
         else:

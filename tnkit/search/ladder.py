@@ -32,6 +32,7 @@ class RankLadder(Proposer):
         orders: of the modes; the given one by default.
         shapes: of networks: "train", "ring", "tree" (binary, over the order) and "tucker" (up to five modes).
         rungs: ranks.
+        sizes: numbers, in place of ranks: at each rung every structure has the largest rank at which it takes no more.
         keep: the share of the structures that goes on to the next rung.
         gain: an error has fallen when it is below this share of the one before.
         raises: single bonds that grow at the most; 0 for none.
@@ -41,6 +42,7 @@ class RankLadder(Proposer):
     orders: tuple[tuple[int, ...], ...] = ()
     shapes: tuple[str, ...] = ("train", "ring", "tree", "tucker")
     rungs: tuple[int, ...] = (2, 3, 4, 6, 8, 11, 15, 20, 27, 36, 48, 64)
+    sizes: tuple[int, ...] = ()
     keep: float = 0.7
     gain: float = 0.995
     raises: int = 12
@@ -56,18 +58,22 @@ class RankLadder(Proposer):
         trials = yield [Proposal(g, steps=self.steps) for g in firsts.values()]
         alive = sorted([t for t in trials if t is not None], key=lambda t: t.error)
         ended: list[Trial] = []
-        for rung in self.rungs[1:]:
+        for rung in self.sizes or self.rungs[1:]:
             alive = alive[: max(1, round(self.keep * len(alive)))]
             if not alive or objective.reached(alive[0].error):
                 break
-            trials = yield [Proposal(raised(t.graph, rung), t, steps=self.steps) for t in alive]
+            made = [sized(t.graph, rung) if self.sizes else raised(t.graph, rung) for t in alive]
+            same = [t for g, t in zip(made, alive, strict=True) if g.key == t.graph.key]  # the next rung is for them
+            pairs = [(g, t) for g, t in zip(made, alive, strict=True) if g.key != t.graph.key]
+            alive = [t for _, t in pairs]
+            trials = yield [Proposal(g, t, steps=self.steps) for g, t in pairs]
             going: list[Trial] = []
             for before, after in zip(alive, trials, strict=True):
                 if after is None or after.error > self.gain * before.error:
                     ended.append(before)
                 if after is not None and after.error <= self.gain * before.error:
                     going.append(after)
-            alive = sorted(going, key=lambda t: t.error)
+            alive = sorted([*going, *same], key=lambda t: t.error)
         pool = sorted([*alive, *ended], key=objective.score)
         if pool:
             yield from self.grown(setting, pool[0])
@@ -112,6 +118,21 @@ def raised(graph: Graph, rank: int) -> Graph:
         '0-1:3 1-2:8'
     """
     return capped(graph, graph.with_flat_ranks(max(rank, 2)))
+
+
+def sized(graph: Graph, most: int) -> Graph:
+    """All bonds at the largest rank at which there are no more numbers; never below what they are.
+
+    Example:
+        >>> str(sized(chain((9, 9, 9), (2, 2)), 160))
+        '0-1:3 1-2:3'
+    """
+    best = graph
+    while True:
+        more = raised(best, max(best.ranks.values(), default=1) + 1)
+        if more.n_params > most or more.key == best.key:
+            return best
+        best = more
 
 
 def capped(old: Graph, graph: Graph) -> Graph:

@@ -56,6 +56,7 @@ class LoopSearch(Proposer):
     starts: int = 6
     steps: int = 150
     name: ClassVar[str] = "loops"
+    needs_eps: ClassVar[bool] = True
     summary: ClassVar[str] = "all graphs with one loop from the least ranks that the cuts admit, raced and grown"
 
     def propose(self, setting: Setting) -> Conversation:

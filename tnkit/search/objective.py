@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from math import inf, sqrt
 
@@ -102,6 +103,12 @@ class Objective(ABC):
     def fit_tree(self, graph: Graph, start: Trial | None = None) -> Trial:
         """A tree at ranks that are chosen; here at those of the graph."""
         return self.fit(graph, start)
+
+    def portable(self) -> Objective:
+        """A copy that other processes can be sent: without random numbers, deadline and progress."""
+        made = copy(self)
+        made.rng, made.control = torch.Generator(), Control()
+        return made
 
     def reached(self, error: float) -> bool:
         """Whether an error is as small as asked; never without an eps."""

@@ -2,7 +2,9 @@
 
 The held-out entries are the same for all graphs. A fit from noise is annealed, one from a parent's tensors goes on; it
 ends where the held-out error has settled, and its best sweep counts. So the error of a trial is that on what it has not
-seen, and more ranks do not always help.
+seen, and more ranks do not always help. From noise, graphs are fitted by least squares to a part of the entries, which
+finds good valleys; larger ones go on from there by quasi-Newton steps on the whole dense tensor where that costs less
+(`masked`).
 
 Reference: sweeps as in `tnkit.completion.als` (Grasedyck, Kluge, Krämer 2015, doi:10.1137/130942401).
 """
@@ -10,6 +12,7 @@ Reference: sweeps as in `tnkit.completion.als` (Grasedyck, Kluge, Krämer 2015, 
 from __future__ import annotations
 
 import time
+from copy import copy
 from dataclasses import replace
 from math import inf, sqrt
 
@@ -23,12 +26,16 @@ from tnkit.completion.rows import Data
 from tnkit.completion.sweep import balanced, sweep
 from tnkit.formats import Layout, random_tensors
 from tnkit.search.graph import Graph
+from tnkit.search.masked import Entries, descend_dense, is_cheaper
 from tnkit.search.objective import Objective, Trial, moved
 from tnkit.solvers import Control
 from tnkit.tensorize import Tensorization
 
 __all__ = ["ObservedObjective"]
 
+_LEAST = 4000  # entries that every fit sees
+_DENSE_RIDGE = 0.1  # of the ridge, where steps are on the dense tensor
+_REFIT = 3  # rounds of such steps with nothing held out: they end early, as they did with it
 _RATE, _ANNEALED, _PATIENCE = 0.8, 20, 5  # of the annealing; its sweeps; sweeps without a gain
 
 
@@ -43,6 +50,7 @@ class ObservedObjective(Objective):
         holdout: the share that is held out.
         ridge: as for `CompletionALS`.
         sample: entries of the fit at the most; a part of them is drawn where there are more.
+        each: entries of a fit at the most for each number of the graph; small graphs need no more to be compared.
     """
 
     def __init__(
@@ -55,9 +63,10 @@ class ObservedObjective(Objective):
         holdout: float = 0.1,
         ridge: float = 3.0,
         sample: int | None = None,
+        each: int | None = None,
     ) -> None:
         super().__init__(plan.out_shape, eps=None, max_params=None, rng=rng, control=control)
-        self.plan, self.ridge, self.all = plan, ridge, observations
+        self.plan, self.ridge, self.all, self.each = plan, ridge, observations, each
         held = split(observations, holdout, rng)
         if held is None:
             held = torch.zeros(observations.n, dtype=torch.bool, device=observations.values.device)
@@ -67,8 +76,18 @@ class ObservedObjective(Objective):
             picks = torch.zeros(known.n, dtype=torch.bool, device=held.device)
             picks[order] = True
             known = known.take(picks)
+        self.order = torch.randperm(known.n, generator=rng, device=rng.device).to(known.values.device)
         self.known, self.held = known, observations.take(held) if bool(held.any()) else known
         self.scale = float(observations.values.abs().square().mean().sqrt()) or 1.0
+
+    def portable(self) -> ObservedObjective:
+        """See `Objective.portable`."""
+        made = copy(self)
+        made.rng, made.control = torch.Generator(), Control()
+        made.all, made.most, made.known, made.held = (
+            part.as_tensors() for part in (self.all, self.most, self.known, self.held)
+        )
+        return made
 
     def layout(self, graph: Graph) -> Layout:
         """Of a graph over the array's own shape."""
@@ -85,19 +104,69 @@ class ObservedObjective(Objective):
         """
         begun = time.perf_counter()
         tensors = None if start is None else moved(start, graph, self.rng)
-        best, error = self.descend(graph, tensors, self.known, self.held, steps)
+        if tensors is not None and self.by_dense(graph, self.known):
+            best, error = self.steps_on_dense(graph, tensors, self.most, self.held, steps)
+        else:
+            best, error = self.descend(graph, tensors, self.enough(graph), self.held, steps)
         return Trial(graph, best, error, time.perf_counter() - begun, effort=steps * starts)
+
+    def enough(self, graph: Graph) -> Observations:
+        """The entries that a fit of this graph sees."""
+        most = self.known.n if self.each is None else max(_LEAST, self.each * graph.n_params)
+        if most >= self.known.n:
+            return self.known
+        picks = torch.zeros(self.known.n, dtype=torch.bool, device=self.order.device)
+        picks[self.order[:most]] = True
+        return self.known.take(picks)
+
+    def by_dense(self, graph: Graph, entries: Observations) -> bool:
+        """Whether the whole dense tensor is the cheaper way."""
+        return not entries.values.is_complex() and is_cheaper(graph, entries.n)
+
+    def entries(self, some: Observations) -> Entries:
+        """Scaled, at their places in the tensor of the graphs."""
+        rows, places = self.plan.positions(some.indices), some.indices.new_zeros(some.n)
+        for column, n in zip(rows.unbind(-1), self.shape, strict=True):
+            places = places * n + column
+        return Entries(places, some.values / self.scale, None if some.weights is None else some.weights.sqrt())
+
+    def steps_on_dense(
+        self,
+        graph: Graph,
+        start: tuple[Tensor, ...],
+        entries: Observations,
+        held: Observations | None,
+        steps: int,
+    ) -> tuple[tuple[Tensor, ...], float]:
+        """As `descend`, by quasi-Newton steps on the dense tensor."""
+        return descend_dense(
+            graph,
+            start,
+            self.entries(entries),
+            None if held is None else self.entries(held),
+            rounds=steps,
+            ridge=_DENSE_RIDGE * self.ridge,
+            control=self.control,
+        )
 
     def with_all_entries(self, trial: Trial, steps: int = 40) -> Trial:
         """A trial fitted to all that is not held out, where the fits see a part of it only; the better one."""
-        if self.most.n == self.known.n or self.control.out_of_time:
+        if self.control.out_of_time:
+            return trial
+        if self.by_dense(trial.graph, self.most):
+            tensors, error = self.steps_on_dense(trial.graph, trial.tensors, self.most, self.held, 2 * steps)
+            return trial if error > trial.error else replace(trial, tensors=tensors, error=error)
+        if self.most.n == self.enough(trial.graph).n:
             return trial
         tensors, error = self.descend(trial.graph, trial.tensors, self.most, self.held, steps, trial.error**2)
         return trial if error > trial.error else replace(trial, tensors=tensors, error=error)
 
     def refit(self, trial: Trial, steps: int = 30) -> tuple[tuple[Tensor, ...], float]:
         """A trial fitted to all entries, and its relative error on them."""
-        tensors, _ = self.descend(trial.graph, trial.tensors, self.all, None, steps, level=trial.error**2)
+        if self.by_dense(trial.graph, self.all):
+            tensors, _ = self.steps_on_dense(trial.graph, trial.tensors, self.all, None, _REFIT)
+        else:
+            tensors, _ = self.descend(trial.graph, trial.tensors, self.all, None, steps, level=trial.error**2)
         return tensors, self.error(trial.graph, tensors, self.all)
 
     def error(self, graph: Graph, tensors: tuple[Tensor, ...], entries: Observations) -> float:

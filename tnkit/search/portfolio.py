@@ -22,6 +22,7 @@ from tnkit.formats import FormatSpec, Layout, LowRankSpec
 from tnkit.registry import FORMATS
 from tnkit.report import FitReport
 from tnkit.search.front import Candidate, SearchResult, pareto_front
+from tnkit.search.proofs import Proofs
 from tnkit.search.runner import Limits, run_search
 from tnkit.search.trees import TreeSearch
 from tnkit.solvers import INTERRUPTED, Control
@@ -142,18 +143,22 @@ class Portfolio:
                     left_out.append((f"{label}, reordered", str(error).split(". ")[0]))
                     continue
                 tried.append(Candidate(f"{label}, reordered", fit))
+        proved = Proofs(why_none="no trees were searched for an array of such a shape")
         if not interrupted and _worth_a_tree(x, eps):
             found = _tree(x, norm, Limits(eps, max_params), rng=rng, control=limited, dtype=dtype, asked=asked)
             if found is not None:
-                tried.append(found)
+                tried.append(Candidate(f"tree {found.best.label}", found.best.fit))
+                proved = found.proofs
         if not tried:
             raise BudgetError(
                 f"No format of shape {tuple(x.shape)} fits what was asked ({asked}). Allow more parameters."
             )
         best = min(tried, key=lambda c: _score(c.fit, eps))
         why = f"the {'most accurate' if eps is None else 'smallest'} of {len(tried)} structures that were tried"
-        best = Candidate(best.label, replace(best.fit, why=f"{best.label}, {why}", elapsed_s=time.monotonic() - begun))
-        return SearchResult(pareto_front(tried), best, tuple(tried), tuple(left_out), time.monotonic() - begun, eps=eps)
+        spent = time.monotonic() - begun
+        result = SearchResult(pareto_front(tried), best, tuple(tried), tuple(left_out), spent, eps=eps, proofs=proved)
+        why = "; ".join([f"{best.label}, {why}", *result.told_gaps()])
+        return replace(result, best=Candidate(best.label, replace(best.fit, why=why, elapsed_s=spent)))
 
     def _specs(self, shape: tuple[int, ...]) -> Iterator[tuple[str, FormatSpec, Layout]]:
         for name in self.formats or FORMATS.names():
@@ -175,14 +180,12 @@ def _worth_a_tree(x: Tensor, eps: float | None) -> bool:
     return 3 <= modes <= _TREE_MODES and x.numel() <= _TREE_ENTRIES and (eps is None or eps >= _TREE_EPS)
 
 
-def _tree(x: Tensor, norm: float, limits: Limits, **options: Any) -> Candidate | None:
-    """The best of a search over trees."""
+def _tree(x: Tensor, norm: float, limits: Limits, **options: Any) -> SearchResult | None:
+    """A search over trees."""
     try:
-        found = run_search(x, norm, TreeSearch(), limits, **options)
+        return run_search(x, norm, TreeSearch(), limits, **options)
     except (BudgetError, ShapeError):
         return None
-    best = found.best
-    return Candidate(f"tree {best.label}", best.fit)
 
 
 def within(target: Target) -> Callable[[Layout], Target]:

@@ -74,10 +74,12 @@ class Proposer(ABC):
     Class attributes:
         name: in the registry.
         summary: one sentence.
+        needs_eps: whether it does nothing where a size alone is asked.
     """
 
     name: ClassVar[str]
     summary: ClassVar[str] = ""
+    needs_eps: ClassVar[bool] = False
 
     @abstractmethod
     def propose(self, setting: Setting) -> Conversation:

@@ -24,6 +24,7 @@ from torch import Tensor
 from tnkit.errors import BudgetError, ShapeError
 from tnkit.files import PathLikeStr
 from tnkit.search.front import Candidate, SearchResult, pareto_front
+from tnkit.search.proofs import Proofs
 from tnkit.search.proposer import Proposer
 from tnkit.search.runner import Limits, run_search
 from tnkit.solvers import INTERRUPTED, MAX_STEPS, TIME_LIMIT, Control
@@ -146,6 +147,10 @@ def _as_one(
         status,
         sum(own.evaluations for _, own in found),
         sum(own.pruned for _, own in found),
-        tuple((f"{what} over {_words(shape)}", least) for shape, own in found for what, least in own.bounds),
         limits.eps,
+        Proofs(
+            tuple((f"{what} over {_words(shape)}", least) for shape, own in found for what, least in own.proofs.sizes),
+            tuple((f"{what} over {_words(shape)}", least) for shape, own in found for what, least in own.proofs.errors),
+            next((own.proofs.why_none for _, own in found if own.proofs.why_none), ""),
+        ),
     )

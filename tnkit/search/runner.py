@@ -26,6 +26,7 @@ from tnkit.search.evaluate import CHUNK, Evaluator, evaluator
 from tnkit.search.front import Candidate, SearchResult, pareto_front
 from tnkit.search.graph import Graph
 from tnkit.search.objective import DenseObjective, Objective, Trial, replaced
+from tnkit.search.proofs import Proofs, proofs
 from tnkit.search.proposer import Conversation, Proposal, Proposer, Setting
 from tnkit.solvers import (
     CONVERGED,
@@ -55,6 +56,7 @@ class Limits:
         max_evaluations: fits at the most.
         warm: whether fits start from their parents.
         prune: whether graphs whose bound says that they cannot help are left out.
+        strict: where eps and a size are asked, whether what misses eps is of no interest.
     """
 
     eps: float | None = None
@@ -62,6 +64,7 @@ class Limits:
     max_evaluations: int | None = None
     warm: bool = True
     prune: bool = True
+    strict: bool = False
 
 
 @dataclass(slots=True)
@@ -187,6 +190,11 @@ def run_search(
     begun = time.monotonic()
     if limits.eps is None and limits.max_params is None:
         raise OptionError("A search needs eps= or budget=.")
+    if limits.eps is None and proposer.needs_eps:
+        raise OptionError(
+            f"The search {proposer.name!r} looks for the fewest numbers at an error: give eps=. "
+            "Strategies that take budget= alone are 'auto', 'trees', 'packing', 'greedy', 'tnale' and others."
+        )
     plan = Tensorization.start(x.shape).reshape([n for n in (x.shape if shape is None else shape) if n > 1] or [1])
     safe, safe_norm, factor = scaled(x, norm)
     if safe_norm == 0.0 or len(plan.out_shape) < 2:
@@ -217,8 +225,6 @@ def run_search(
     with evaluator(objective, seed, workers) as fits:
         status = converse(state, proposer.propose(Setting(objective, rng, bounds)), fits, control, begun)
     state.save(force=True)
-    if not state.order:
-        raise BudgetError(f"{proposer.name} tried nothing that fits ({asked}). Allow more parameters or time.")
 
     def report(trial: Trial) -> FitReport:
         layout = replace(trial.graph.layout(), shape=plan.shape, tensorization=None if plan.is_identity else plan)
@@ -242,8 +248,28 @@ def run_search(
             asked,
         )
 
-    tried = tuple(Candidate(str(t.graph), report(t)) for t in worth(state.order))
+    held = [t for t in state.order if limits.max_params is None or t.graph.n_params <= limits.max_params]
+    if not held:
+        both = limits.eps is not None and limits.max_params is not None
+        if not both or limits.strict or proposer.needs_eps or control.out_of_time:
+            raise BudgetError(f"{proposer.name} tried nothing that fits ({asked}). Allow more parameters or time.")
+        closest = run_search(
+            x,
+            norm,
+            proposer,
+            replace(limits, eps=None),
+            shape=shape,
+            rng=rng,
+            control=control,
+            dtype=dtype,
+            asked=asked,
+            workers=workers,
+        )
+        return _missing(closest, limits.eps, proofs(objective, bounds))
+    tried = tuple(Candidate(str(t.graph), report(t)) for t in worth(held))
     best = min(tried, key=lambda c: _score(c.fit, limits))
+    proved = Proofs(why_none="it was interrupted") if status is INTERRUPTED else proofs(objective, bounds)
+    proved = proved.of_real_numbers() if x.is_complex() else proved
     label = f"{best.label}, of {state.evaluations} fits ({state.pruned} left out by bounds, {state.cached} known)"
     best = Candidate(best.label, replace(best.fit, why=f"{best.fit.why}; {label}", elapsed_s=time.monotonic() - begun))
     return SearchResult(
@@ -255,9 +281,19 @@ def run_search(
         status,
         state.evaluations,
         state.pruned,
-        tuple(sorted(bounds.items())),
         limits.eps,
+        proved,
     )
+
+
+def _missing(closest: SearchResult, eps: float | None, proved: Proofs) -> SearchResult:
+    """What comes closest to eps within a size, where nothing of that size reaches it."""
+
+    def missed(c: Candidate) -> Candidate:
+        return Candidate(c.label, replace(c.fit, status=EPS_NOT_REACHED))
+
+    tried = tuple(map(missed, closest.tried))
+    return replace(closest, tried=tried, front=pareto_front(tried), best=missed(closest.best), eps=eps, proofs=proved)
 
 
 def _key(proposal: Proposal) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from tnkit.search.from_cuts import CutSearch
+from tnkit.search.from_ranks import MatchedSearch
 from tnkit.search.local import TnALE
 from tnkit.search.loops import LoopSearch
 from tnkit.search.proposer import STRATEGIES, Conversation, Proposer, Setting
@@ -23,7 +24,7 @@ __all__ = ["Several"]
 
 @dataclass(frozen=True, slots=True)
 class Several(Proposer):
-    """Trees, graphs with one loop, then rings in any order, then any graph.
+    """Trees, graphs that match the ranks of all cuts, graphs with one loop, rings in any order, then any graph.
 
     Attributes:
         parts: the searches.
@@ -31,7 +32,7 @@ class Several(Proposer):
 
     parts: tuple[Proposer, ...] = (
         TreeSearch(),
-        LoopSearch(),
+        MatchedSearch(otherwise=(LoopSearch(),)),
         TnALE(sweeps=3),
         TnALE("full", sweeps=3),
         CutSearch(candidates=2, seconds=2.0),

@@ -23,7 +23,7 @@ from tnkit.solvers import Control
 __all__ = ["fit_together", "suits"]
 
 _START = "start of a batch"
-_LARGE = 2**18  # entries of the array times starts, beyond which a batch gains nothing
+_LARGE = 2**20  # entries of the array times starts, beyond which a batch gains nothing
 _HALVE = (20, 45, 90)  # sweeps after which the worse half of the starts is dropped
 _STALLED, _WINDOW = 1e-3, 15  # a start has ended when its error falls by less than this share over so many sweeps
 

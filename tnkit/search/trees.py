@@ -11,7 +11,7 @@ tnkit's own.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, inf
 from typing import ClassVar
 
 import numpy as np
@@ -76,7 +76,8 @@ class TreeSearch(Proposer):
         if allowed2 is not None:
             bounds["any tree"] = ceil(cheap[0][0])
         unique = {graph.with_flat_ranks().key: graph for _, graph in cheap}
-        return sorted(((self.estimate(g, objective), g) for g in unique.values()), key=lambda pair: pair[0])
+        told = sorted(((self.estimate(g, objective), g) for g in unique.values()), key=lambda pair: pair[0])
+        return [pair for pair in told if pair[0] < inf]
 
     def estimate(self, graph: Graph, objective: DenseObjective) -> float:
         """Entries at ranks that are chosen together, or the loss where a size is asked."""
@@ -84,7 +85,7 @@ class TreeSearch(Proposer):
         if objective.eps is None and (
             objective.max_params is None or size_at(graph, dict.fromkeys(graph.ranks, 1)) > objective.max_params
         ):
-            return float("inf")
+            return inf
         ranks = fits.ranks(graph)
         if objective.eps is not None:
             return float(size_at(graph, ranks))

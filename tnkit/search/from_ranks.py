@@ -1,0 +1,119 @@
+"""Graphs with any number of loops from the ranks of all cuts: those that random nodes would give exactly such ranks.
+
+The spectra of all cuts tell how large each rank is that stands out of the noise, and how large one is needed at eps.
+`matched_graphs` gives the graphs whose generic ranks are those: for data that come from a network there are few, and
+the one that they come from is among them. They are fitted from many starts, the smallest first, and again from more
+starts where their errors are the least: a fit of a graph with loops often ends in a valley. Nodes of the one that
+reaches eps are split where that saves numbers.
+
+The search is tnkit's own; splits are those of Greedy-TN (arXiv 2008.05437).
+
+Example:
+    >>> import tnkit as tk
+    >>> from itertools import combinations
+    >>> every = Graph((7,) * 4, [(k,) for k in range(4)], dict.fromkeys(combinations(range(4), 2), 2))
+    >>> x = tk.random_format(every.spec(), every.shape, every.bond_ranks(), rng=0).to_dense()
+    >>> tk.search(x, eps=1e-4, strategy="matched").best.fit.n_params
+    224
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, field
+from math import prod
+from typing import ClassVar
+
+from tnkit.search.cut_needs import needs, stands_out
+from tnkit.search.graph import Graph
+from tnkit.search.greedy import GreedyTN, lowered
+from tnkit.search.matched import matched_graphs
+from tnkit.search.objective import Trial
+from tnkit.search.proposer import STRATEGIES, Conversation, Proposal, Proposer, Setting
+
+__all__ = ["MatchedSearch"]
+
+_MOST = 8  # modes
+_LARGEST = 64  # rank of a cut, beyond which no graph of small bonds is to be expected
+
+
+@dataclass(frozen=True, slots=True)
+class MatchedSearch(Proposer):
+    """Fit the graphs whose generic ranks are those of the cuts.
+
+    Attributes:
+        candidates: graphs that are fitted at the most for each way to read the ranks; twice as many in all.
+        rounds: of fits; the half of the graphs with the larger errors is left after every second one.
+        again: rounds for the smaller graphs where a larger one has reached eps in the first.
+        starts: of each fit in the first round; the second has twice as many, the third three times.
+        steps: sweeps of a fit; those of the first round take half of them.
+        otherwise: what is tried where none of them reaches eps.
+    """
+
+    candidates: int = 6
+    rounds: int = 7
+    again: int = 6
+    starts: int = 12
+    steps: int = 200
+    otherwise: tuple[Proposer, ...] = ()
+    splitting: GreedyTN = field(default_factory=GreedyTN)
+    name: ClassVar[str] = "matched"
+    needs_eps: ClassVar[bool] = True
+    summary: ClassVar[str] = "graphs with any number of loops whose generic ranks are those of all cuts"
+
+    def propose(self, setting: Setting) -> Conversation:
+        """See `Proposer.propose`."""
+        best = yield from self.first(setting)
+        if best is None:
+            for part in self.otherwise:
+                yield from part.propose(setting)
+            return
+        best = yield from lowered(setting, best, self.steps, 2 * self.starts)
+        yield from self.splitting.resplit(setting, best)
+
+    def first(self, setting: Setting) -> Generator[list[Proposal], list[Trial | None], Trial | None]:
+        """The first that reaches eps, after smaller ones have had some more rounds; None where none does."""
+        objective = setting.objective
+        if objective.cuts is None or not objective.eps or not 3 <= len(setting.shape) <= _MOST:
+            return None
+        close: list[Trial] = []
+        best: Trial | None = None
+        for graph in self.graphs(setting):
+            (trial,) = yield [Proposal(graph, steps=self.steps // 2, starts=self.starts)]
+            if trial is not None and objective.reached(trial.error):
+                best = trial
+                break
+            close += [] if trial is None else [trial]
+        for number in range(2, (self.rounds if best is None else self.again) + 1):
+            if number % 2 == 1:
+                close = sorted(close, key=lambda t: t.error)[: max(2, len(close) // 2)]
+            close.sort(key=lambda t: t.graph.n_params)
+            for at, trial in enumerate(close):
+                (more,) = yield [Proposal(trial.graph, trial, steps=self.steps, starts=number * self.starts)]
+                if more is not None and objective.reached(more.error):
+                    return more
+                close[at] = trial if more is None else more
+        return best
+
+    def graphs(self, setting: Setting) -> Iterator[Graph]:
+        """Of the ranks that stand out, then of those that eps needs, then of what is in between."""
+        low = needs(setting.objective)
+        high = stands_out(setting.objective, low)
+        if max(low.values()) > _LARGEST:
+            return
+        control, allowed = setting.objective.control, setting.objective.max_params
+        below = prod(setting.shape) if allowed is None else min(prod(setting.shape), allowed + 1)
+        seen, d = set[str](), len(setting.shape)
+        last = 2**d - 1
+        shape, ranks = setting.shape, tuple(high.get(1 << k, high.get(last - (1 << k), 1)) for k in range(d))
+        loose = {mask: rank + rank // 4 for mask, rank in high.items()}  # a few ranks are below the least cut
+        kinds = ((high, high, shape), (high, high, ranks), (low, low, shape), (low, high, shape), (high, loose, ranks))
+        for least, most, legs in kinds:
+            found = matched_graphs(shape, least, most, legs=legs, below=below, control=control)
+            for graph in found[: self.candidates]:
+                if graph.key not in seen and len(seen) < 2 * self.candidates:
+                    seen.add(graph.key)
+                    yield graph
+
+
+STRATEGIES.register(MatchedSearch.name, MatchedSearch)
