@@ -122,7 +122,7 @@ class _Program:
                     self.tangent(v, float(at))
         size, lost = np.zeros(self.width), np.zeros(self.width)
         size[self.z :] = [fixed for fixed, _ in nodes]
-        scale = max(float(t[0]) for t in self.tails) or 1.0
+        scale = max((float(t[0]) for t in self.tails), default=0.0) or 1.0
         for spot, choice, tail in zip(self.place, self.choices, self.tails, strict=True):
             lost[spot] = tail[choice] / scale
         if max_params is not None:
