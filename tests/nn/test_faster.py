@@ -40,7 +40,7 @@ def batches() -> list[torch.Tensor]:
 
 def choices_of(model: nn.Module, batches: list[torch.Tensor] | None) -> tuple[Choice, ...]:
     choices = tuple(make_choice(item) for item in find_scope(model).items)
-    found = _calibrated(model, choices, batches, 0)
+    found = _calibrated(model, choices, batches, 0, "auto")
     return tuple(analysed(choice, found) for choice in choices)
 
 

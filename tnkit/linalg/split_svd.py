@@ -41,7 +41,7 @@ def safe_svd(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _reduced(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The SVD; in double precision for small matrices in single, whose vectors are orthonormal to 1e-6 only otherwise."""
     wide = wide_dtype(a.dtype) if max(a.shape) <= _SMALL else a.dtype
-    u, s, vh = torch.linalg.svd(a.to(wide), full_matrices=False)
+    u, s, vh = torch.linalg.svd(a.resolve_conj().to(wide), full_matrices=False)
     return u.to(a.dtype), s.to(a.real.dtype), vh.to(a.dtype)
 
 

@@ -152,7 +152,7 @@ def compress(
         sequential: passes over `calib` in which layers are fitted again, to what the dense ones give for the inputs
             that they really get (see `tnkit.nn.sequential`); one that makes held-out batches worse is undone. None
             where `calib` is an iterator, which can be gone through only once, nor under `max_error`. None: one pass
-            where that is little work (small models), otherwise none.
+            where that is little work (small models) and there is more than one batch, otherwise none.
         outputs: what of the model's outputs counts: "values", "logits" (the probabilities that these stand for), or
             "auto": logits where they are called so, or are as many as a table has rows.
         only_faster: time the layers on input of the shape that was seen first, and leave those dense, or make them
@@ -203,7 +203,7 @@ def compress(
         found = Plan(whole.model, choices, budget, allocation, found_in, eval_fn, score, timed, allowed).search()
         bounded = budget.max_error is not None or any(c.item.spec.max_error is not None for c in choices)
         if found_in is not None and calib is not None and iter(calib) is not calib and not bounded:
-            sweeps = int(is_little_work(choices)) if sequential is None else sequential
+            sweeps = int(found_in.n_batches > 1 and is_little_work(choices)) if sequential is None else sequential
             found = corrected(whole.model, choices, found, calib, found_in.n_batches, sweeps, outputs)
         left = [_left_report(whole.model, name, reason) for name, reason in scope.left.items()]
         open_layers = dict(whole.keep(found.layers))

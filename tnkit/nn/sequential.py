@@ -57,11 +57,15 @@ class _Moments:
 
 
 def correctable(choices: Sequence[Choice], rows: Sequence[int]) -> dict[str, tuple[Choice, int]]:
-    """Compressed layers whose rows are the inputs of their outputs one by one, and that stand alone, by name."""
+    """Compressed layers whose rows are the inputs of their outputs one by one, and that stand alone, by name.
+
+    A model that is one layer has none before it to correct for.
+    """
     return {
         c.item.name: (c, row)
         for c, row in zip(choices, rows, strict=True)
         if row >= 0
+        and c.item.name
         and not c.item.tied
         and c.item.recipe.reading in ("matrix", "patches")
         and c.metric.inputs is not None
@@ -91,7 +95,8 @@ def corrected(
         model: the dense model; not changed.
         choices: as they were planned.
         found: the layers for them.
-        batches: as in `compress`, gone through again and again; every eighth is held out where there are as many.
+        batches: as in `compress`, gone through again and again; every eighth is held out, the last of fewer; a single
+            one is both.
         n_batches: how many there are.
         sweeps: passes at the most; one that makes the held-out error larger is undone and is the last.
         outputs: what of the model's outputs counts.
@@ -103,9 +108,11 @@ def corrected(
     if not places or sweeps < 1:
         return found
 
+    every = min(HELD_OUT, n_batches)
+
     def part(*, held_out: bool) -> Iterator[Any]:
         for k, batch in enumerate(batches):
-            if n_batches < HELD_OUT or (k % HELD_OUT == HELD_OUT - 1) is held_out:
+            if n_batches == 1 or (k % every == every - 1) is held_out:
                 yield batch
 
     student = replaced(model, found.layers)
