@@ -17,12 +17,15 @@ Example:
 from __future__ import annotations
 
 import numpy as np
-from scipy.spatial import cKDTree
+import torch
 
 __all__ = ["lack_of_fit"]
 
 #: Fewer points than this tell nothing.
 LEAST = 20
+#: As many neighbours say enough.
+MOST = 10_000
+_BLOCK = 512
 
 
 def lack_of_fit(points: np.ndarray, residuals: np.ndarray) -> float:
@@ -33,12 +36,26 @@ def lack_of_fit(points: np.ndarray, residuals: np.ndarray) -> float:
         residuals: (N,).
 
     Cost:
-        N log N.
+        N² distances; of more than `MOST` points those of a slab.
     """
+    if len(residuals) > MOST:
+        start = (len(residuals) - MOST) // 2
+        slab = np.argsort(points[:, 0])[start : start + MOST]
+        points, residuals = points[slab], residuals[slab]
     n = len(residuals)
     if n < LEAST:
         return 0.0
-    near = cKDTree(points).query(points, k=2)[1][:, 1]
-    shared = float(np.mean(residuals * residuals[near]))
+    shared = float(np.mean(residuals * residuals[_nearest(points)]))
     chance = 2.0 * float(np.mean(residuals**2)) * n**-0.5
     return shared if shared > chance else 0.0
+
+
+def _nearest(points: np.ndarray) -> np.ndarray:
+    """The place of each point's nearest neighbour."""
+    everyone = torch.as_tensor(points, dtype=torch.float64)
+    found = []
+    for i in range(0, len(everyone), _BLOCK):
+        distances = torch.cdist(everyone[i : i + _BLOCK], everyone, compute_mode="donot_use_mm_for_euclid_dist")
+        distances[:, i : i + _BLOCK].fill_diagonal_(torch.inf)
+        found.append(distances.argmin(1))
+    return torch.cat(found).numpy()

@@ -39,10 +39,13 @@ def safe_svd(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _reduced(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The SVD; in double precision for small matrices in single, whose vectors are orthonormal to 1e-6 only otherwise."""
-    wide = wide_dtype(a.dtype) if max(a.shape) <= _SMALL else a.dtype
-    u, s, vh = torch.linalg.svd(a.resolve_conj().to(wide), full_matrices=False)
-    return u.to(a.dtype), s.to(a.real.dtype), vh.to(a.dtype)
+    """The SVD; of small matrices in single precision in double, as vectors are orthonormal to 1e-6 only otherwise."""
+    wide = wide_dtype(a.dtype)
+    if a.dtype == wide or max(a.shape) > _SMALL:
+        u, s, vh = torch.linalg.svd(a, full_matrices=False)
+        return u, s, vh
+    u, s, vh = torch.linalg.svd(a.to(wide), full_matrices=False)
+    return u.to(a.dtype), s.to(torch.float32), vh.to(a.dtype)
 
 
 def svd_split(a: Tensor, cut: Cut) -> Split:

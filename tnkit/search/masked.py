@@ -7,10 +7,11 @@ of alternating least squares.
 
 Example:
     >>> from tnkit.search.graph import chain
-    >>> graph = chain((4, 5), (2,))
+    >>> graph = chain((4, 5), (1,))
     >>> x = torch.ones(4, 5, dtype=torch.float64)
-    >>> known, held = (Entries(torch.arange(k, 20, 2), x.flatten()[k::2]) for k in (0, 1))
-    >>> start = tuple(torch.rand(s, dtype=torch.float64) for s in graph.layout().shapes((2,)))
+    >>> aside = torch.arange(20) % 6 == 0
+    >>> known, held = (Entries(k.nonzero().flatten(), x.flatten()[k]) for k in (~aside, aside))
+    >>> start = tuple(torch.rand(s, dtype=torch.float64) for s in graph.layout().shapes(()))
     >>> tensors, error = descend_dense(graph, start, known, held, rounds=20, ridge=0.0, control=Control())
     >>> error < 1e-4
     True
