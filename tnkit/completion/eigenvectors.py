@@ -4,8 +4,8 @@ Reference: Golub, Van Loan 2013, Matrix Computations, §10.1.
 
 Example:
     >>> import numpy as np
-    >>> import scipy.sparse as sp
-    >>> matrix = sp.diags_array(np.arange(300.0)).tocsr()
+    >>> import scipy
+    >>> matrix = scipy.sparse.diags_array(np.arange(300.0)).tocsr()
     >>> np.abs(leading_eigenvectors(matrix, 2, np.random.default_rng(0).normal(size=300))).argmax(0).tolist()
     [299, 298]
 """
@@ -13,7 +13,7 @@ Example:
 from __future__ import annotations
 
 import numpy as np
-import scipy.sparse as sp
+import scipy
 
 __all__ = ["leading_eigenvectors"]
 
@@ -21,7 +21,7 @@ __all__ = ["leading_eigenvectors"]
 DENSE = 200
 
 
-def leading_eigenvectors(matrix: sp.csr_array, k: int, start: np.ndarray) -> np.ndarray:
+def leading_eigenvectors(matrix: scipy.sparse.csr_array, k: int, start: np.ndarray) -> np.ndarray:
     """(n, k') eigenvectors of the largest eigenvalues, largest first; k' = min(k, n), fewer in an invariant subspace.
 
     Args:

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import scipy.sparse as sp
+import scipy
 import torch
 from torch import Tensor
 
@@ -51,12 +51,12 @@ def pair_subspace(entries: CPEntries, mode: int, q: int, values: Tensor, rng: to
     del key
     row, y = entries.columns[mode][order].cpu().numpy(), values[order].double().cpu().numpy()
     same_key = sorted_key.cpu().numpy()
-    matrix, pairs, lag = sp.csr_array((n, n), dtype=np.float64), 0, 1
+    matrix, pairs, lag = scipy.sparse.csr_array((n, n), dtype=np.float64), 0, 1
     while pairs < PAIRS and lag < len(row):
         at = np.flatnonzero(same_key[lag:] == same_key[:-lag])[: PAIRS - pairs]
         if not at.size:
             break
-        matrix = matrix + sp.coo_array((y[at] * y[at + lag], (row[at], row[at + lag])), shape=(n, n)).tocsr()
+        matrix = matrix + scipy.sparse.coo_array((y[at] * y[at + lag], (row[at], row[at + lag])), shape=(n, n)).tocsr()
         pairs, lag = pairs + at.size, lag + 1
     matrix = matrix + matrix.T
     drawn = normal((n, q), torch.empty(0, dtype=torch.float64), rng)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
-import scipy.sparse as sp
+import scipy
 import torch
 from torch import Tensor
 
@@ -136,9 +136,9 @@ class SideInformation(CompletionMethod):
         found: list[Tensor | None] = []
         for k, n in enumerate(obs.shape):
             if k in self.time and n > 1:
-                weights = sp.diags_array([np.ones(n - 1), np.ones(n - 1)], offsets=[-1, 1]).tocsr()
+                weights = scipy.sparse.diags_array([np.ones(n - 1), np.ones(n - 1)], offsets=[-1, 1]).tocsr()
             elif k in self.graphs:
-                weights = sp.csr_array(self.graphs[k], dtype=float)
+                weights = scipy.sparse.csr_array(self.graphs[k], dtype=float)
                 if weights.shape != (n, n):
                     raise ShapeError(f"SideInformation: the graph of mode {k} is {weights.shape}; give ({n}, {n}).")
                 uneven = abs(weights - weights.T).max() if weights.nnz else 0.0
@@ -149,7 +149,7 @@ class SideInformation(CompletionMethod):
                 continue
             degree = np.asarray(weights.sum(1)).reshape(-1) - weights.diagonal()
             mean = float(degree.mean()) or 1.0
-            laplacian = ((sp.diags_array(degree + weights.diagonal()) - weights) / mean).tocoo()
+            laplacian = ((scipy.sparse.diags_array(degree + weights.diagonal()) - weights) / mean).tocoo()
             at = torch.from_numpy(np.stack(laplacian.coords).astype(np.int64))
             values = torch.from_numpy(laplacian.data).to(obs.values.dtype)
             found.append(torch.sparse_coo_tensor(at, values, (n, n), check_invariants=False).coalesce())

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import scipy.sparse as sp
+import scipy
 import torch
 from torch import Tensor
 
@@ -23,7 +23,7 @@ from tnkit.rng import normal
 __all__ = ["mode_spaces", "unfolding", "zero_filled_core"]
 
 
-def unfolding(obs: Observations, mode: int) -> sp.csr_array:
+def unfolding(obs: Observations, mode: int) -> scipy.sparse.csr_array:
     """(n, columns) the unfolding along a mode, columns without entries left out."""
     others = [k for k in range(obs.ndim) if k != mode]
     key = obs.indices.new_zeros(obs.n)
@@ -31,7 +31,7 @@ def unfolding(obs: Observations, mode: int) -> sp.csr_array:
         key = torch.unique(key * obs.shape[k] + obs.indices[:, k], return_inverse=True)[1]
     values = obs.values if obs.weights is None else obs.values * obs.weights
     rows, columns = obs.indices[:, mode].cpu().numpy(), key.cpu().numpy()
-    return sp.csr_array(
+    return scipy.sparse.csr_array(
         (values.double().cpu().numpy(), (rows, columns)), shape=(obs.shape[mode], int(columns.max()) + 1)
     )
 
@@ -53,7 +53,7 @@ def mode_spaces(obs: Observations, ranks: Sequence[int], rng: torch.Generator) -
         gram = (flat @ flat.T).tocsr()
         if not obs.complete:
             diagonal = gram.diagonal() * (1 - obs.fraction)
-            gram = gram - sp.diags_array(diagonal).tocsr()
+            gram = gram - scipy.sparse.diags_array(diagonal).tocsr()
         n = gram.shape[0]
         drawn = normal((n, r), obs.values.new_empty(0, dtype=torch.float64), rng).cpu()
         vectors = leading_eigenvectors(gram, r, normal((n,), drawn, rng).numpy())

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from math import sqrt
 from typing import TypeAlias
 
-import scipy.sparse
+import scipy
 import torch
 from torch import Tensor
 

@@ -5,15 +5,12 @@ What sparse arrays need to find distinct rows, columns and fibres, and to add up
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import scipy  # its parts load where they are used
 import torch
 from torch import Tensor
-
-with warnings.catch_warnings():  # its import would leave a filter behind
-    import scipy.sparse
 
 __all__ = ["Groups", "SparseMatrix", "add_rows_", "columns_of", "group_rows"]
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import scipy.linalg
+import scipy
 import torch
 from torch import Tensor
 
