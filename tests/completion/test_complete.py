@@ -266,3 +266,12 @@ def test_a_filled_array_that_does_not_fit_is_refused() -> None:
     assert done.predict([[0] * 6]).shape == (1,)
     with pytest.raises(MemoryError, match="GiB"):
         _ = done.filled
+
+
+def test_explain_says_what_was_done() -> None:
+    x = np.outer(np.arange(1.0, 9.0), np.arange(1.0, 7.0))
+    x[::3, 1] = np.nan
+    told = complete(x, "tt", rank=1).explain()
+    assert "45 of 48 entries" in told
+    assert "tt" in told
+    assert "held out" in told

@@ -151,6 +151,32 @@ class Completion:
             "history": [[s.step, s.error, s.elapsed_s] for s in self.history],
         }
 
+    def explain(self) -> str:
+        """What was done, why, and how far the answer can be trusted, in sentences.
+
+        Example:
+            >>> import numpy as np, tnkit as tk
+            >>> x = np.outer(np.arange(1.0, 9.0), np.arange(1.0, 7.0))
+            >>> x[::3, 1] = np.nan
+            >>> print(tk.complete(x, "tt", rank=1).explain().splitlines()[0])
+            45 of 48 entries (93.8 %) were observed.
+        """
+        obs = self.observations
+        total = round(obs.n / obs.fraction)
+        lines = [f"{obs.n:,} of {total:,} entries ({100 * obs.fraction:.3g} %) were observed."]
+        lines.append(f"Method {self.method}" + (f": {self.why}" if self.why else "."))
+        if self.tensor is not None:
+            lines.append(
+                f"The answer is a {self.tensor.name} of ranks {self.tensor.ranks}, {self.tensor.n_params:,} numbers."
+            )
+        if self.heldout_error is None:
+            lines.append("Nothing was held out, so how well it fills gaps was not measured.")
+        else:
+            lines.append(f"On observed entries that were held out its relative error was {self.heldout_error:.3g}.")
+        lines.append(f"On all observed entries it is {self.train_error:.3g}.")
+        lines.append(f"{self.status}.")
+        return "\n".join(lines)
+
     def to_json(self) -> str:
         """The same as text."""
         return json.dumps(self.to_dict())
