@@ -106,7 +106,7 @@ def lowered(
         if objective.bound(smaller) > eps:
             closed.add(bond)
             continue
-        (trial,) = yield [Proposal(smaller, best, steps=steps, starts=starts)]
+        (trial,) = yield [Proposal(smaller, best, steps=steps, starts=starts, afresh=starts > 1)]
         if trial is not None and objective.reached(trial.error):
             best = trial
         else:
