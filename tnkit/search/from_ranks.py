@@ -47,7 +47,7 @@ class MatchedSearch(Proposer):
         candidates: graphs that are fitted at the most for each way to read the ranks; twice as many in all.
         rounds: of fits; the half of the graphs with the smaller errors goes on.
         again: rounds for the smaller graphs where a larger one has reached eps in the first.
-        starts: of each fit in the first round; the second has twice as many, the third three times.
+        starts: of each fit in the first round; twice as many in the others, half of them from above.
         steps: sweeps of a fit.
         otherwise: what is tried where none of them reaches eps.
     """
@@ -55,7 +55,7 @@ class MatchedSearch(Proposer):
     candidates: int = 6
     rounds: int = 5
     again: int = 2
-    starts: int = 48
+    starts: int = 32
     steps: int = 200
     otherwise: tuple[Proposer, ...] = (LoopSearch(),)
     splitting: GreedyTN = field(default_factory=GreedyTN)
@@ -93,8 +93,7 @@ class MatchedSearch(Proposer):
             for trial in close:
                 inside = best is not None and _holds(best.graph, trial.graph)
                 parent = best if inside else (yield from self.larger(trial, close, number))
-                starts = number * self.starts
-                (more,) = yield [Proposal(trial.graph, parent, steps=self.steps, starts=starts, afresh=True)]
+                (more,) = yield [Proposal(trial.graph, parent, steps=self.steps, starts=2 * self.starts, afresh=True)]
                 if more is not None and objective.reached(more.error):
                     return more
                 if parent is not None and objective.reached(parent.error) and not inside:
@@ -112,7 +111,7 @@ class MatchedSearch(Proposer):
             return min(known, key=lambda t: t.error)
         options = sorted((trial.graph.with_rank(b, r + 1) for b, r in trial.graph.ranks.items()), key=_size)
         graph = options[number % len(options)]
-        (made,) = yield [Proposal(graph, trial, steps=self.steps, starts=number * self.starts)]
+        (made,) = yield [Proposal(graph, trial, steps=self.steps, starts=self.starts)]
         return trial if made is None else made
 
     def graphs(self, setting: Setting) -> Iterator[Graph]:

@@ -28,7 +28,7 @@ _START = "start of a batch"
 _LARGE = 2**20  # entries of the array times starts, beyond which a batch gains nothing
 _FEW = 4  # starts, below which a batch gains nothing
 _HALVE = (10, 20, 45, 90)  # sweeps after which the worse half of the starts is dropped
-_STALLED, _WINDOW = 1e-3, 15  # a start has ended when its error falls by less than this share over so many sweeps
+_STALLED, _WINDOW = 3e-3, 15  # a start has ended when its error falls by less than this share over so many sweeps
 
 
 def suits(problem: Problem, ranks: Sequence[int], count: int) -> bool:
