@@ -87,7 +87,7 @@ class MatchedSearch(Proposer):
                 break
             close += [] if trial is None else [trial]
         for number in range(2, (self.rounds if best is None else self.again) + 1):
-            close = sorted(close, key=lambda t: t.error)[: max(2, len(close) // 2)]
+            close = sorted(close, key=lambda t: t.error)[: max(3, (len(close) + 1) // 2)]
             close.sort(key=lambda t: t.graph.n_params)
             left: list[Trial] = []
             for trial in close:
