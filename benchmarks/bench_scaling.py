@@ -1,9 +1,10 @@
 """Cost against size, rank and order: `python -m benchmarks.bench_scaling [--quick] [--runs N] [--json PATH]`.
 
-A train of a planted array is timed while one thing grows: the number of entries (order 4, rank 10), the rank (64⁴), the
-order (2²⁴ entries, rank 8). Theory is the floor of the other tables: two readings and one product of the array with a
-basis of the rank, at the rates measured on this machine. A slope is that of a straight line through the logarithms; the
-measured one stands beside the one of theory.
+A train of a planted array is timed while one thing grows: the number of entries (64×n×64×64, rank 10), all sizes at once
+(n⁴, rank 10), the rank (64⁴), the order (2²⁴ entries, rank 8). Theory is the floor of the other tables: two readings and
+one product of the array with a basis of the rank, at the rates measured on this machine. A slope is that of a straight
+line through the logarithms; the measured one stands beside the one of theory. Where all sizes grow, what is left after
+the first cut is N·10/n numbers: its share falls as n grows, and the time per entry with it, which the count leaves out.
 
 All arrays of a series are measured in turn, round after round, and a point is the least time of its rounds: what else a
 shared machine does only adds time, and a slope over a factor of ten is bent by one disturbed point.
@@ -22,7 +23,8 @@ from benchmarks import data
 from benchmarks.bench_decompose import ours
 from benchmarks.harness import PAUSE_S, Asked, Machine, arguments, machine, relative_error, screen, write_json
 
-#: entries from which the fixed cost of a call no longer counts
+#: from 100 MB, where the fixed cost of a call no longer counts, to 1 GB
+LENGTHS = (48, 80, 136, 230, 390)
 SIZES = (60, 70, 82, 95, 107)
 #: measured calls for each point
 ROUNDS = 9
@@ -44,7 +46,8 @@ class Point:
 
 def series(*, quick: bool) -> Iterator[tuple[str, list[tuple[float, tuple[int, ...], int]]]]:
     """What grows, and for each point its value, the shape and the rank."""
-    yield "entries", [(float(n**4), (n,) * 4, 10) for n in ((16, 20, 24) if quick else SIZES)]
+    yield "entries", [(float(64**3 * n), (64, n, 64, 64), 10) for n in ((4, 6, 8) if quick else LENGTHS)]
+    yield "all sizes", [(float(n**4), (n,) * 4, 10) for n in ((16, 20, 24) if quick else SIZES)]
     yield "rank", [(float(r), ((16,) * 4 if quick else (64,) * 4), r) for r in ((2, 4, 6) if quick else RANKS)]
     yield "order", [(float(len(shape)), shape, 8) for shape in (((4,) * 6, (2,) * 12) if quick else ORDERS)]
 

@@ -25,7 +25,7 @@ _PRODUCT, _PER_ROW = 30.0, 1.65  # a product with few rows, and more for each of
 _CHECK, _CHECKED = 10.0, 60.0  # of a sketched basis: by a second sketch, or one read and products of what is left
 _GRAM, _PER_COLUMN = 60.0, 1.8  # a Gram product; from 192 columns on half of it is left out
 _LATER = 1000.0  # whatever comes after it, for each number that is left
-_FRESH, _KEPT = 250.0, 2**22  # more, where so many numbers are left that their memory comes fresh from the system
+_FRESH, _KEPT = 100.0, 2**22  # more, where so many numbers are left that their memory comes fresh from the system
 _LAUNCH = 1e8  # of the small steps of a sketch, in all
 
 
@@ -125,7 +125,7 @@ def _cost(entries: float, columns: int, rank: int) -> float:
     costs = [(_GRAM + min(_PER_COLUMN * columns, 150 + columns) + _PRODUCT + _PER_ROW * rank) * entries]
     costs[0] += 30.0 * columns**3
     buckets = min(128.0 * rank, rows / 6)
-    poor = buckets < 96 * rank
+    poor = buckets < 80 * rank
     found = columns * buckets * (2.0 * columns if columns <= 384 else (6.0 if poor else 14.0) * wide) + _LAUNCH
     if sketch_suffices(rows, columns, rank):  # one projection, straight on the basis that the sketch shows
         costs.append((_READ + _PRODUCT + _PER_ROW * rank + _CHECK) * entries + found)

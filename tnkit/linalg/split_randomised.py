@@ -46,7 +46,7 @@ __all__ = [
 
 _SMALL = 384  # sides up to this are solved by eigenvalues, larger ones by subspace iteration
 _BUCKETS = 128  # buckets of the sketch for each unit of rank: it alone then costs about 1/256 of the error
-_POOR = 96  # with fewer for each unit of rank a power step will be worth while
+_POOR = 80  # with fewer for each unit of rank a power step will be worth while
 _GAIN = 0.01  # energy that a power step must promise, as a share of what is discarded
 _PROBES = 8  # products with six take twice the time
 _POWER_STEPS = 6
