@@ -6,9 +6,9 @@ import torch
 
 from tnkit.completion import Blend, HaLRTC, Observations, SeparableGaussian, TruncatedNuclear, complete
 from tnkit.completion.base import CompletionProblem
-from tnkit.completion.gaussian import uneven
 from tnkit.completion.mixture import blend_of, usual_members
 from tnkit.completion.separable import Separable
+from tnkit.completion.similarity import uneven
 from tnkit.errors import DTypeError, OptionError
 from tnkit.rng import generator
 from tnkit.solvers import Control, StepInfo

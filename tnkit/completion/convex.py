@@ -15,6 +15,7 @@ from torch import Tensor
 from tnkit.completion.base import CompletionFit, CompletionMethod, CompletionProblem
 from tnkit.completion.holdout_alike import split_alike
 from tnkit.completion.observations import Observations
+from tnkit.completion.similarity import uneven
 from tnkit.completion.spatial import relative_error
 from tnkit.errors import DTypeError, ShapeError
 from tnkit.solvers import CONVERGED, INTERRUPTED, REACHED, TIME_LIMIT, Control, Outcome, Record, Status, iterate
@@ -79,7 +80,7 @@ def compare_and_fit(
     """
     obs, record = problem.observations, Record(problem.control)
     control = replace(record.control, max_steps=max_steps, tol=0.0, target=tol)
-    held = split_alike(obs, holdout, problem.rng)
+    held = split_alike(obs, holdout, problem.rng, kept=uneven(obs))
     best, best_error = next(iter(makers)), float("inf")
     found: _Found | None = None
     for name, make in makers.items() if held is not None else ():

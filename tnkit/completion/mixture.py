@@ -33,6 +33,7 @@ from tnkit.completion.gaussian import SeparableGaussian
 from tnkit.completion.halrtc import TruncatedNuclear
 from tnkit.completion.holdout_alike import split_alike
 from tnkit.completion.observations import Observations
+from tnkit.completion.similarity import uneven
 from tnkit.completion.spatial import relative_error
 from tnkit.completion.tnn import TubalNuclear
 from tnkit.errors import OptionError
@@ -148,8 +149,9 @@ def blend_of(
     obs, device = problem.observations, problem.observations.values.device
     parts: list[_Part] = []
     counting, ready = list(range(len(members))), list(members)
+    kept = uneven(obs)
     for number in range(3 if obs.n < THREE else 2 if obs.n < TWO else 1):
-        held = split_alike(obs, holdout, generator(seed + number, device))
+        held = split_alike(obs, holdout, generator(seed + number, device), kept=kept)
         if held is None or (parts and problem.control.out_of_time):
             break
         part = _part(problem, [ready[k] for k in counting], obs.take(~held), obs.take(held), seed)
