@@ -34,6 +34,7 @@ from math import prod, sqrt
 import torch
 from torch import Tensor
 
+from tnkit.linalg.conjugate import conjugate_gradients
 from tnkit.rng import normal
 
 __all__ = ["LONGEST", "Separable", "SeparableState"]
@@ -232,19 +233,7 @@ class _Solver:
             steps: at the most.
             tol: relative residual at which they end.
         """
-        a, r = torch.zeros_like(b), b
-        z = self.conditioned(r)
-        along, size, enough = z, float((r * z).sum()), tol * float(b.norm())
-        for _ in range(steps):
-            if size <= 0 or float(r.norm()) <= enough:
-                break
-            image = self.product(along)
-            alpha = size / float((along * image).sum())
-            a, r = a + alpha * along, r - alpha * image
-            z = self.conditioned(r)
-            after = float((r * z).sum())
-            along, size = z + (after / size) * along, after
-        return a
+        return conjugate_gradients(self.product, b, self.conditioned, max_steps=steps, tol=tol)
 
 
 def _along(x: Tensor, matrices: Sequence[Tensor | None]) -> Tensor:
