@@ -106,9 +106,13 @@ def tensorly_torch(kind: str) -> Callable[[Any], nn.Module]:
     def convert(layer: Any) -> nn.Module:
         import tltorch
 
-        options = {"factorization": kind, "implementation": "factorized"}
+        options: dict[str, Any] = {"factorization": kind, "implementation": "factorized"}
         if isinstance(layer, nn.Linear):
-            return tltorch.FactorizedLinear.from_linear(layer, rank=KEEP, n_tensorized_modes=2, **options)
+            options["n_tensorized_modes"], rank = 2, KEEP
+            if kind == "BlockTT":  # a share as rank gives far fewer numbers there
+                least = tltorch.FactorizedLinear.from_linear(layer, rank=1, **options)
+                rank = int(KEEP * layer.weight.numel() / sum(p.numel() for p in least.weight.parameters()))
+            return tltorch.FactorizedLinear.from_linear(layer, rank=rank, **options)
         return tltorch.FactorizedConv.from_conv(layer, rank=KEEP, decompose_weights=True, **options)
 
     return convert
