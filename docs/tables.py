@@ -353,7 +353,8 @@ def sentences() -> list[list[str]]:
 
 def conversion() -> list[list[str]]:
     columns = {"layer": ("size", ""), "who": ("who", ""), "seconds": ("convert_s", ".1f"), "numbers": ("params", ",")}
-    return of_models("bench_layers", columns | {"error": ("error", ".3f"), "": ("failed", "")})
+    times = {"ms": ("ms", ".1f"), "ms dense": ("dense_ms", ".1f"), "peak MB": ("peak_mb", ".0f"), "": ("failed", "")}
+    return of_models("bench_layers", columns | {"error": ("error", ".3f")} | times)
 
 
 TABLES: dict[str, Callable[[], list[list[str]]]] = {

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from tnkit.errors import OptionError
 from tnkit.nn.batches import attention_mask, evaluating, output_tensors, require_batches, run_batch
 from tnkit.nn.blocks.families import Block, Family, blocks_in
+from tnkit.nn.hooks import hooked
 from tnkit.nn.measure import Before
 from tnkit.nn.report import LayerReport, ModelReport
 from tnkit.nn.resized import resize_
@@ -207,14 +208,10 @@ def _moments(model: nn.Module, stream: _Stream, batches: list[Any]) -> dict[str,
 
     layers = {path: model.get_submodule(path) for path in found}
     handles = [m.register_forward_hook(watch(p, isinstance(m, nn.LayerNorm))) for p, m in layers.items()]
-    try:
-        with evaluating(model):
-            for batch in batches:
-                mask = attention_mask(batch)
-                run_batch(model, batch, "rotate_blocks")
-    finally:
-        for handle in handles:
-            handle.remove()
+    with hooked(handles), evaluating(model):
+        for batch in batches:
+            mask = attention_mask(batch)
+            run_batch(model, batch, "rotate_blocks")
     return found
 
 
