@@ -33,6 +33,9 @@ from tnkit.nn.turn import turn_
 
 __all__ = ["rotate_blocks"]
 
+#: Share of the mean energy that every direction of the stream has at least, for the products between blocks.
+DAMPING = 1e-4
+
 
 def rotate_blocks(
     model: nn.Module,
@@ -83,9 +86,10 @@ def rotate_blocks(
     before = Before.of(model, batches[0] if measure else None)
     count = max(1, int(keep * stream.width))
     qs = _bases(stream, moments, count, rotation=rotation, each_block=each_block)
+    turns = {k: _turn(moments[stream.entry(k)], qs[k], qs[k - 1]) for k in range(1, len(qs)) if qs[k] is not qs[k - 1]}
     lost = {path: _lost(moment, qs[stream.place(path)]) for path, moment in moments.items()}
     made = copy.deepcopy(model)
-    reports = _Cut(made, stream, qs, lost, sum(lost.values()) / len(lost)).carry_out_()
+    reports = _Cut(made, stream, qs, turns, lost, sum(lost.values()) / len(lost)).carry_out_()
     note = "rel. error: what of the residual stream is cut where a layer reads it, on average where it writes"
     return mark_(made), before.report(made, reports, len(reports), (note,))
 
@@ -100,6 +104,8 @@ def _bases(
         parts[k].append(part)
         if stream.family.post_norm and path == stream.blocks[k].path(stream.family.norms[1]) and k + 1 < len(parts):
             parts[k + 1].append(part)  # what the next block is given
+        elif not stream.family.post_norm and k and path == stream.entry(k):
+            parts[k - 1].append(part)  # what the block before it has to hand on
     if each_block:
         return [_basis(torch.stack(of).mean(dim=0), count, rotation=rotation) for of in parts]
     joint = torch.stack([m / m.trace().clamp_min(1e-300) for m in moments.values()]).mean(dim=0)
@@ -113,6 +119,16 @@ def _basis(moment: Tensor, count: int, *, rotation: bool) -> Tensor:
         return leading
     kept = moment.diagonal().topk(count).indices.sort()[0]
     return torch.eye(len(moment), dtype=moment.dtype)[:, kept].contiguous()
+
+
+def _turn(moment: Tensor, q: Tensor, before: Tensor) -> Tensor:
+    """The product after which the stream in the basis `before` comes nearest to that in q, in the mean of squares.
+
+    That is Qᵀ M Q' (Q'ᵀ M Q')⁻¹ for the second moments M; Qᵀ Q' where Q' holds eigenvectors of M, as in the paper.
+    """
+    damped = moment + DAMPING * moment.diagonal().mean() * torch.eye(len(moment), dtype=moment.dtype)
+    seen = damped @ before
+    return torch.linalg.solve(before.mT @ seen, q.mT @ seen, left=False)
 
 
 def _lost(moment: Tensor, q: Tensor) -> float:
@@ -173,6 +189,12 @@ class _Stream:
         before = (*self.family.embeddings, *((self.family.last_norm,) if self.family.post_norm else ()))
         return 0 if path in {self.inside(name) for name in before} else len(self.blocks) - 1
 
+    def entry(self, k: int) -> str:
+        """The norm that sees the stream as block k > 0 is given it."""
+        if self.family.post_norm:
+            return self.blocks[k - 1].path(self.family.norms[1])
+        return self.blocks[k].path(self.family.norms[0])
+
     def norms(self) -> dict[str, tuple[str, ...]]:
         """Paths of the norms, and of the layers that read each."""
         found: dict[str, tuple[str, ...]] = {}
@@ -225,6 +247,7 @@ class _Cut:
     model: nn.Module
     stream: _Stream
     qs: list[Tensor]
+    turns: dict[int, Tensor]
     lost: dict[str, float]
     mean_lost: float
 
@@ -273,11 +296,9 @@ class _Cut:
 
     def _turns_(self) -> None:
         """Products between blocks of different bases."""
-        for k, block in enumerate(self.stream.blocks[1:], 1):
-            if self.qs[k] is not self.qs[k - 1]:
-                layer = self.model.get_submodule(block.name)
-                like = next(layer.parameters())
-                turn_(layer, (self.qs[k].mT @ self.qs[k - 1]).to(like))
+        for k, turn in self.turns.items():
+            layer = self.model.get_submodule(self.stream.blocks[k].name)
+            turn_(layer, turn.to(next(layer.parameters())))
 
     def _layer_(
         self,
