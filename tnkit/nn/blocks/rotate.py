@@ -128,7 +128,8 @@ def _turn(moment: Tensor, q: Tensor, before: Tensor) -> Tensor:
     """
     damped = moment + DAMPING * moment.diagonal().mean() * torch.eye(len(moment), dtype=moment.dtype)
     seen = damped @ before
-    return torch.linalg.solve(before.mT @ seen, q.mT @ seen, left=False)
+    fitted: Tensor = torch.linalg.solve(before.mT @ seen, q.mT @ seen, left=False)
+    return fitted
 
 
 def _lost(moment: Tensor, q: Tensor) -> float:
