@@ -153,8 +153,8 @@ class Shortcuts(nn.Module):
 
 @pytest.mark.parametrize("inplace", [False, True])
 def test_places_where_outputs_are_met_in_a_sum(inplace: bool) -> None:
-    model, names = Shortcuts(inplace=inplace), ["first", "last", *(f"{k}.{i}" for k in ("ups", "downs") for i in "0123")]
-    found = meetings(model, names, torch.randn(5, 24))
+    names = ["first", "last", *(f"{k}.{i}" for k in ("ups", "downs") for i in "0123")]
+    found = meetings(model := Shortcuts(inplace=inplace), names, torch.randn(5, 24))
     assert found == {
         **{f"downs.{i}": Place(f"norms.{i + 1}", "input") for i in range(3)},
         "downs.3": Place("last", "input"),

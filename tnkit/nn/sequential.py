@@ -4,9 +4,9 @@ In a compressed model a layer sees inputs x' that the layers before it have chan
 nearest to the dense layer's outputs y is T = C G⁺ with G = Σ (x' − μ)(x' − μ)ᵀ and C = Σ (y − ȳ)(x' − μ)ᵀ; the best
 layer of a format is the fit to T in the metric of G and of the outputs' gradients, with the bias ȳ − Ŵ μ. Where a
 layer's outputs are added to a stream (see `tnkit.nn.streams`), y is what makes the sum that of the dense model, so that
-errors of the stream are mended and do not add up. Of the data only G, C and the means are kept. Layers are corrected one
-after the other, each on the inputs that the corrected ones before it give; all at once overshoot. A pass that does not
-make held-out batches better is undone, and tried without streams.
+errors of the stream are mended and do not add up. Of the data only G, C and the means are kept. Layers are corrected
+one after the other, each on the inputs that the corrected ones before it give; all at once overshoot. A pass that does
+not make held-out batches better is undone, and tried without streams.
 
 References:
     Zhang et al. (2015), arXiv 1505.06798 (asymmetric reconstruction); Wang et al., SVD-LLM, arXiv 2403.07378.
