@@ -336,13 +336,14 @@ def matrices() -> list[list[str]]:
 
 
 def language() -> list[list[str]]:
-    columns = {
-        "who": ("who", ""),
-        "keep": ("keep", ""),
-        "perplexity": ("perplexity", ".3f"),
-        "worse by": ("worse", ".1%"),
-    }
-    return of_models("bench_language", columns)
+    """Means over the seeds, and the worst of them."""
+    rows, lines = figures("bench_language")["rows"], []
+    for who, keep in dict.fromkeys((r["who"], r["keep"]) for r in rows):
+        mine = [r for r in rows if (r["who"], r["keep"]) == (who, keep)]
+        found, worse = (sum(r[field] for r in mine) / len(mine) for field in ("perplexity", "worse"))
+        most = max(r["worse"] for r in mine)
+        lines.append([who, f"{keep:g}", str(len(mine)), f"{found:.3f}", f"{worse:.1%}", f"{most:.1%}"])
+    return [["who", "keep", "models", "perplexity", "worse by", "at worst"], *lines]
 
 
 def sentences() -> list[list[str]]:
@@ -353,7 +354,8 @@ def sentences() -> list[list[str]]:
 
 def conversion() -> list[list[str]]:
     columns = {"layer": ("size", ""), "who": ("who", ""), "seconds": ("convert_s", ".1f"), "numbers": ("params", ",")}
-    return of_models("bench_layers", columns | {"error": ("error", ".3f"), "": ("failed", "")})
+    times = {"ms": ("ms", ".1f"), "ms dense": ("dense_ms", ".1f"), "peak MB": ("peak_mb", ".0f"), "": ("failed", "")}
+    return of_models("bench_layers", columns | {"error": ("error", ".3f")} | times)
 
 
 TABLES: dict[str, Callable[[], list[list[str]]]] = {
