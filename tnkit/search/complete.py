@@ -135,7 +135,7 @@ def usual(
         orders: of the parts.
         entries: that are observed; sizes are parts of their number.
         least: the smallest size.
-        merged: trains whose nodes hold several parts.
+        merged: trains and rings whose nodes hold several parts.
     """
     sizes = tuple(dict.fromkeys(max(round(entries / part), least) for part in _PARTS))
     loose = RankLadder(
@@ -169,20 +169,20 @@ def mixed_orders(owners: tuple[int, ...], sizes: tuple[int, ...] = ()) -> tuple[
 
 
 def merged_scales(owners: tuple[int, ...], sizes: tuple[int, ...] = ()) -> tuple[tuple[tuple[int, ...], ...], ...]:
-    """Trains in which the parts of one scale, one of each mode, are one node; modes of one part come first or last.
+    """Nodes of several parts for trains and rings: all parts of a mode, or those of one scale, one of each mode.
 
     Args:
         owners: as for `mixed_orders`.
         sizes: as there.
 
     Returns:
-        For each train the parts of each node; nothing where no mode has two parts and none can be guessed.
+        For each network the parts of each node; nothing where no mode has two parts and none can be guessed.
 
     Example:
         >>> merged_scales((0, 0, 1, 1, 2))
-        (((4,), (0, 2), (1, 3)), ((0, 2), (1, 3), (4,)))
+        (((4,), (0, 2), (1, 3)), ((0, 2), (1, 3), (4,)), ((4,), (0, 1), (2, 3)))
         >>> merged_scales((0, 1, 2, 3, 4), (8, 8, 8, 8, 3))
-        (((4,), (0, 2), (1, 3)), ((0, 2), (1, 3), (4,)))
+        (((4,), (0, 2), (1, 3)), ((0, 2), (1, 3), (4,)), ((4,), (0, 1), (2, 3)))
     """
     groups = [tuple(k for k, owner in enumerate(owners) if owner == mode) for mode in dict.fromkeys(owners)]
     found = [[group for group in groups if len(group) > 1]]
@@ -194,7 +194,7 @@ def merged_scales(owners: tuple[int, ...], sizes: tuple[int, ...] = ()) -> tuple
         scales = [tuple(group[j] for group in split if j < len(group)) for j in range(depth)]
         alone = [(k,) for k in range(len(owners)) if not any(k in group for group in split)]
         if len(split) > 1:
-            trains += [(*alone, *scales), (*scales, *alone)]
+            trains += [(*alone, *scales), (*scales, *alone), (*alone, *split)]
     return tuple(dict.fromkeys(trains))
 
 

@@ -31,7 +31,7 @@ class RankLadder(Proposer):
     Attributes:
         orders: of the modes; the given one by default.
         shapes: of networks: "train", "ring", "tree" (binary, over the order) and "tucker" (up to five modes).
-        merged: trains whose nodes hold several modes: the modes of each node, for each train.
+        merged: trains and rings whose nodes hold several modes: the modes of each node, for each of them.
         rungs: ranks.
         sizes: numbers, in place of ranks: at each rung every structure has the largest rank at which it takes no more.
         keep: the share of the structures that goes on to the next rung.
@@ -56,7 +56,7 @@ class RankLadder(Proposer):
         """See `Proposer.propose`."""
         objective, shape = setting.objective, setting.shape
         firsts = {g.key: g for order in self.orders or (tuple(range(len(shape))),) for g in self.made(shape, order)}
-        firsts |= {g.key: g for g in (self.joined(shape, nodes) for nodes in self.merged)}
+        firsts |= {g.key: g for nodes in self.merged for g in self.joined(shape, nodes)}
         alive: list[Trial] = []
         trials = yield [Proposal(g, steps=self.steps) for g in firsts.values()]
         alive = sorted([t for t in trials if t is not None], key=lambda t: t.error)
@@ -95,10 +95,14 @@ class RankLadder(Proposer):
             found.append(raised(star(shape, (rank,) * d), rank))
         return found
 
-    def joined(self, shape: tuple[int, ...], nodes: Sequence[tuple[int, ...]]) -> Graph:
-        """A train whose nodes hold several modes, at the first rung."""
-        rank = self.rungs[0]
-        return raised(Graph(shape, nodes, {(k, k + 1): rank for k in range(len(nodes) - 1)}), rank)
+    def joined(self, shape: tuple[int, ...], nodes: Sequence[tuple[int, ...]]) -> list[Graph]:
+        """Trains and rings whose nodes hold several modes, at the first rung."""
+        rank, count = self.rungs[0], len(nodes)
+        open_bonds = {(k, k + 1): rank for k in range(count - 1)}
+        found = [Graph(shape, nodes, open_bonds)]
+        if count > 2:
+            found.append(Graph(shape, nodes, {**open_bonds, (0, count - 1): rank}))
+        return [raised(graph, rank) for graph in found]
 
     def grown(self, setting: Setting, best: Trial) -> Generator[list[Proposal], list[Trial | None], None]:
         """Single bonds by a quarter, the best of all at a time, while the error falls."""
