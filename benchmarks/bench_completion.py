@@ -1,9 +1,10 @@
 """Completion of photographs, spectra, medical panels and traffic: tnkit beside other libraries, and published figures.
 
-Run it with `python -m benchmarks.bench_completion [--quick] [--case TEXT] [--who TEXT] [--seeds N] [--json PATH]`, case
-by case: rows of a file that is there already stay, but for those that are measured again. Every row tells RSE, RMSE and
-MAE on what was hidden, PSNR and SSIM of pictures, seconds by the clock and by the processor. Panels of one's own are
-read from the folder that TNKIT_PANELS names.
+Run it with `python -m benchmarks.bench_completion [--quick] [--case TEXT] [--who TEXT] [--seeds N] [--resume]
+[--note TEXT] [--json PATH]`. The file is written row by row: rows that are there already stay, but for those that are
+measured again, and with --resume those are not measured again. Every row tells RSE, RMSE and MAE on what was hidden,
+PSNR and SSIM of pictures, seconds by the clock and by the processor. Panels of one's own are read from the folder that
+TNKIT_PANELS names.
 """
 
 import argparse
@@ -126,31 +127,42 @@ def show(console: Console, rows: list[Row]) -> None:
 
 
 def measured(work: Work, asked: argparse.Namespace, console: Console) -> Iterator[Row]:
-    """The rows of one array; the file is written after it, so that nothing is lost."""
-    rows = []
+    """The rows of one array; the file is written after each, so that nothing is lost."""
+    there = {key(row) for row in known(asked.json)} if asked.resume else set()
     for seed in range(1 if asked.quick else asked.seeds):
         for who in work.who:
-            if asked.who in who:
-                r = run(work, seed, who)
-                rows.append(r)
-                psnr = "" if r.psnr is None else f"{r.psnr:.2f} dB, "
-                told = r.failed or f"{psnr}RSE {r.rse:.4f}, {r.wall_s:.1f} s ({r.cpu_s:.1f} s of processor)"
-                console.print(f"… {r.case}, {r.picture}, seed {seed}: {r.who} {told}")
-    write_json(asked.json, {"machine": machine(), "published": PUBLISHED, "rows": merged(asked.json, rows)})
-    yield from rows
+            if asked.who not in who or (work.case, work.picture, seed, who) in there:
+                continue
+            r = run(work, seed, who)
+            psnr = "" if r.psnr is None else f"{r.psnr:.2f} dB, "
+            told = r.failed or f"{psnr}RSE {r.rse:.4f}, {r.wall_s:.1f} s ({r.cpu_s:.1f} s of processor)"
+            console.print(f"… {r.case}, {r.picture}, seed {seed}: {r.who} {told}")
+            write_json(asked.json, {"machine": machine(asked), "published": PUBLISHED, "rows": merged(asked.json, [r])})
+            yield r
+
+
+def known(path: Path) -> list[dict[str, object]]:
+    """The rows of a file, none where there is no file."""
+    rows: list[dict[str, object]] = json.loads(path.read_text())["rows"] if path.exists() else []
+    return rows
+
+
+def key(row: dict[str, object]) -> tuple[object, ...]:
+    """What a row is of."""
+    return row["case"], row["picture"], row["seed"], row["who"]
 
 
 def merged(path: Path, rows: list[Row]) -> list[dict[str, object]]:
     """The rows of the file that were not measured now, and those that were."""
-    before = json.loads(path.read_text())["rows"] if path.exists() else []
-    now = {(r.case, r.picture, r.seed, r.who) for r in rows}
-    kept = [row for row in before if (row["case"], row["picture"], row["seed"], row["who"]) not in now]
-    return [*kept, *({k: v for k, v in asdict(r).items() if v != inf} for r in rows)]
+    now = [{k: v for k, v in asdict(r).items() if v != inf} for r in rows]
+    again = {key(row) for row in now}
+    return [*(row for row in known(path) if key(row) not in again), *now]
 
 
-def machine() -> dict[str, object]:
-    """Where it was measured."""
-    return {"cpu": cpu_name(), "threads": torch.get_num_threads(), "torch": str(torch.__version__)}
+def machine(asked: argparse.Namespace) -> dict[str, object]:
+    """Where it was measured, and what else is to be known of it."""
+    told = {"note": asked.note} if asked.note else {}
+    return {"cpu": cpu_name(), "threads": torch.get_num_threads(), "torch": str(torch.__version__), **told}
 
 
 def main() -> int:
@@ -160,12 +172,13 @@ def main() -> int:
     parser.add_argument("--case", default="", help="only cases whose name holds this")
     parser.add_argument("--who", default="", help="only contenders whose name holds this")
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--resume", action="store_true", help="leave out what is in the file already")
+    parser.add_argument("--note", default="", help="what is to be known of the machine, kept in the file")
     parser.add_argument("--json", type=Path, default=Path("out/completion.json"))
     asked = parser.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(f"{cpu_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     rows = [row for work in works(asked.quick) if asked.case in work.case for row in measured(work, asked, console)]
-    write_json(asked.json, {"machine": machine(), "published": PUBLISHED, "rows": merged(asked.json, rows)})
     show(console, rows)
     return 0
 

@@ -2,9 +2,9 @@
 
 A train of a planted array is timed while one thing grows: the number of entries (64×n×64×64, rank 10), all sizes at
 once (n⁴, rank 10), the rank (64⁴), the order (2²⁴ entries, rank 8). Theory is the floor of the other tables: two
-readings and one product of the array with a basis of the rank, at the rates measured on this machine. A slope is that of
-a straight line through the logarithms; the measured one stands beside the one of theory. Where all sizes grow, what is
-left after the first cut is N·10/n numbers: its share falls, and the time per entry with it; the count leaves that out.
+readings and one product of the array with a basis of the rank, at the rates measured on this machine. A slope is that
+of a straight line through the logarithms; the measured one stands beside the one of theory. Where all sizes grow, what
+is left after the first cut is N·10/n numbers: its share falls, and the time per entry too; the count leaves that out.
 
 All arrays of a series are measured in turn, round after round, and a point is the least time of its rounds: what else a
 shared machine does only adds time, and a slope over a factor of ten is bent by one disturbed point.

@@ -92,7 +92,10 @@ def test_deviations_know_of_a_rank_that_is_too_small(rank: int) -> None:
     low, high = found.interval(fresh)
     again = waves(fresh) + 0.1 * rng.normal(size=1000)
     assert 0.83 < np.mean((low < again) & (again < high)) < 0.97
-    assert found.noise_std == pytest.approx(0.1, rel=0.6)
+    # The variance of the noise is where a line through half squared differences of 500 points starts. Averaged over six
+    # neighbours these have a relative variance of 2.2 / 500; that of the start of the line is up to 3 times as much in
+    # the plane. Half of its root is that of the deviation; three of them, and a tenth for how the function bends.
+    assert found.noise_std == pytest.approx(0.1, rel=3 * 0.5 * (3 * 2.2 / 500) ** 0.5 + 0.1)
 
 
 @pytest.mark.parametrize("name", KERNELS)

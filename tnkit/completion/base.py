@@ -38,6 +38,8 @@ class CompletionProblem:
         ranks: one a bond, or None where the method chooses.
         rng: random numbers.
         control: deadline and progress; steps and tolerance are the method's own.
+        aside: other entries, by which a method that compares candidates does so instead of holding out some of its own;
+            methods need not.
     """
 
     observations: Observations
@@ -45,6 +47,7 @@ class CompletionProblem:
     ranks: tuple[int, ...] | None
     rng: torch.Generator
     control: Control
+    aside: Observations | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

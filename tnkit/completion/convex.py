@@ -15,6 +15,7 @@ from torch import Tensor
 from tnkit.completion.base import CompletionFit, CompletionMethod, CompletionProblem
 from tnkit.completion.holdout_alike import split_alike
 from tnkit.completion.observations import Observations
+from tnkit.completion.similarity import uneven
 from tnkit.completion.spatial import relative_error
 from tnkit.errors import DTypeError, ShapeError
 from tnkit.solvers import CONVERGED, INTERRUPTED, REACHED, TIME_LIMIT, Control, Outcome, Record, Status, iterate
@@ -70,7 +71,7 @@ def compare_and_fit(
     """Run every candidate without the held-out entries, and the best of them on all.
 
     Args:
-        problem: of real values.
+        problem: of real values. Where it has entries aside, candidates are compared by them, and nothing is held out.
         makers: from observed values (0 elsewhere) and where they are, to a solver; the first is the default.
         holdout: share to hold out; 0 for none: the first candidate alone.
         tol: a run ends when the relative change of a step is below this.
@@ -79,22 +80,25 @@ def compare_and_fit(
     """
     obs, record = problem.observations, Record(problem.control)
     control = replace(record.control, max_steps=max_steps, tol=0.0, target=tol)
-    held = split_alike(obs, holdout, problem.rng)
+    known, aside = obs, problem.aside
+    if aside is None:
+        held = split_alike(obs, holdout, problem.rng, kept=uneven(obs))
+        known, aside = (obs, None) if held is None else (obs.take(~held), obs.take(held))
     best, best_error = next(iter(makers)), float("inf")
     found: _Found | None = None
-    for name, make in makers.items() if held is not None else ():
-        assert held is not None
-        trial = _run(obs.take(~held), make, control)
-        error = relative_error(trial.x, obs.take(held))
+    for name, make in makers.items() if aside is not None else ():
+        assert aside is not None
+        trial = _run(known, make, control)
+        error = relative_error(trial.x, aside)
         if found is None or error < best_error:
             best, best_error, found = name, error, trial
         if trial.status in (INTERRUPTED, TIME_LIMIT):
             found = replace(found, status=trial.status)
             break
-    if found is None or found.status not in (INTERRUPTED, TIME_LIMIT):
+    if found is None or (known is not obs and found.status not in (INTERRUPTED, TIME_LIMIT)):
         found = _run(obs, makers[best], control)
     status = CONVERGED if found.status is REACHED else found.status
-    heldout = None if held is None else best_error
+    heldout = None if aside is None else best_error
     settled = None if settle is None else settle(best)
     train = relative_error(found.x, obs)
     return CompletionFit(None, found.x, heldout, train, status, tuple(record.steps), settled=settled)

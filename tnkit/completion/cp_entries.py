@@ -21,9 +21,10 @@ from torch import Tensor
 
 from tnkit.arrays import machine_eps
 from tnkit.completion.blocks import Blocks, segment_sum
+from tnkit.completion.observations import Observations
 from tnkit.linalg.lstsq import solve_gram
 
-__all__ = ["CPEntries"]
+__all__ = ["CPEntries", "with_weights", "without_weights"]
 
 #: Numbers of the largest intermediate that is made at once.
 CHUNK = 2**20
@@ -63,6 +64,11 @@ class CPEntries:
         columns = tuple(column.to(torch.int32) for column in indices.unbind(1))
         blocks = tuple(Blocks.of(c, n, with_places=False) for c, n in zip(columns, shape, strict=True)) if sort else ()
         return CPEntries(columns, values, None if weights is None else weights.sqrt(), tuple(shape), blocks)
+
+    @staticmethod
+    def of_observations(obs: Observations) -> CPEntries:
+        """Observations, sorted by each mode."""
+        return CPEntries.of(obs.indices, obs.values, obs.shape, obs.weights)
 
     @property
     def n(self) -> int:
@@ -192,3 +198,14 @@ def _parts(gram: Tensor, rhs: Tensor, shift: Tensor, most: int) -> Iterator[tupl
 
 def _weighted(values: Tensor, root: Tensor | None) -> Tensor:
     return values if root is None else values * root
+
+
+def with_weights(factors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """The tensors of a CP: weights of 1, and the factors."""
+    return (factors[0].new_ones(factors[0].shape[1]), *factors)
+
+
+def without_weights(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """The factors of a CP, its weights in the first one."""
+    weights, first, *others = tensors
+    return (first * weights, *others)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from math import log, prod
+from math import prod
 from typing import ClassVar
 
 import torch
@@ -26,6 +26,7 @@ from tnkit.completion.convex import checked
 from tnkit.completion.holdout_alike import split_alike
 from tnkit.completion.observations import Observations
 from tnkit.completion.separable import LONGEST, Separable, SeparableState
+from tnkit.completion.similarity import uneven
 from tnkit.completion.spatial import relative_error
 from tnkit.errors import OptionError
 from tnkit.rng import generator
@@ -152,7 +153,7 @@ class _Run:
         if self.size == 0:
             dense = torch.full(obs.shape, self.middle, dtype=obs.values.dtype, device=obs.values.device)
             return CompletionFit(None, dense, 0.0, 0.0, CONVERGED)
-        held = split_alike(obs, self.method.holdout, self.problem.rng)
+        held = split_alike(obs, self.method.holdout, self.problem.rng, kept=uneven(obs))
         best = None if held is None else self.choose(obs.take(~held), obs.take(held))
         heldout = None if best is None else best.error
         if best is not None and self.stopped is not None:
@@ -275,22 +276,3 @@ def units_of(obs: Observations, mode: int) -> Tensor:
     whole = float(y.std(correction=0)) or 1.0
     found = (square / count).sqrt()
     return torch.where(count > 1, found, found.new_tensor(whole)).clamp_min(1e-9 * whole)
-
-
-def uneven(obs: Observations) -> int | None:
-    """The mode whose positions differ most in mean and scale, by the likelihood less its penalty; None: none does."""
-    best, most = None, 0.0
-    y = obs.values.to(torch.float64)
-    y = (y - y.mean()) / y.std(correction=0).clamp_min(1e-300)
-    for mode, n in enumerate(obs.shape):
-        if n < 2 or obs.n < 5 * n:
-            continue
-        at = obs.indices[:, mode]
-        count = torch.bincount(at, minlength=n).to(y)
-        mean = torch.zeros(n, dtype=y.dtype, device=y.device).index_add_(0, at, y) / count.clamp_min(1)
-        square = torch.zeros(n, dtype=y.dtype, device=y.device).index_add_(0, at, (y - mean[at]).square())
-        spread = (square + 1e-12) / count.clamp_min(1)
-        gain = -0.5 * float((count * spread.log())[count >= 2].sum()) - n * log(obs.n)
-        if gain > most:
-            best, most = mode, gain
-    return best

@@ -1,9 +1,11 @@
 """Lack of fit: what a model leaves of the function itself, told from noise by residuals at neighbouring points.
 
-Noise at two points is independent, a function that the model cannot express is nearly the same at both. So the mean
-product of the residuals of nearest neighbours is the mean square of what is lacking (the variogram without its nugget).
+Noise at two points is independent, a function that the model cannot express is nearly the same at both. So half the
+squared difference of the residuals of near points, as a function of the squared distance, starts at the variance of
+the noise (the nugget of the variogram), and what the mean square of the residuals has beyond that is lacking.
 
-Reference: Cressie 1993, Statistics for Spatial Data, doi:10.1002/9781119115151, §2.4.
+References: Cressie 1993, Statistics for Spatial Data, doi:10.1002/9781119115151, §2.4; Gasser, Sroka, Jennen-Steinmetz
+1986, doi:10.1093/biomet/73.3.625 (noise by differences).
 
 Example:
     >>> import numpy as np
@@ -23,8 +25,10 @@ __all__ = ["lack_of_fit"]
 
 #: Fewer points than this tell nothing.
 LEAST = 20
-#: As many neighbours say enough.
+#: As many points say enough.
 MOST = 10_000
+#: Neighbours of a point.
+NEAR = 6
 _BLOCK = 512
 
 
@@ -45,17 +49,29 @@ def lack_of_fit(points: np.ndarray, residuals: np.ndarray) -> float:
     n = len(residuals)
     if n < LEAST:
         return 0.0
-    shared = float(np.mean(residuals * residuals[_nearest(points)]))
-    chance = 2.0 * float(np.mean(residuals**2)) * n**-0.5
-    return shared if shared > chance else 0.0
+    near, squares = _nearest(points)
+    size = float(np.mean(residuals**2))
+    if float(np.mean(residuals * residuals[near[:, 0]])) <= 2.0 * size * n**-0.5:
+        return 0.0
+    return max(0.0, size - _nugget(squares, 0.5 * (residuals[:, None] - residuals[near]) ** 2))
 
 
-def _nearest(points: np.ndarray) -> np.ndarray:
-    """The place of each point's nearest neighbour."""
+def _nugget(squares: np.ndarray, halves: np.ndarray) -> float:
+    """Where the line of least squares through half squared differences, over squared distances, starts; at least 0."""
+    away, rise = squares - squares.mean(), halves - halves.mean()
+    spread = float(np.sum(away**2))
+    slope = max(0.0, float(np.sum(away * rise)) / spread) if spread > 0 else 0.0
+    return max(0.0, float(halves.mean() - slope * squares.mean()))
+
+
+def _nearest(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The places of each point's nearest neighbours, nearest first, and their squared distances: (N, NEAR) each."""
     everyone = torch.as_tensor(points, dtype=torch.float64)
-    found = []
+    found, squares = [], []
     for i in range(0, len(everyone), _BLOCK):
         distances = torch.cdist(everyone[i : i + _BLOCK], everyone, compute_mode="donot_use_mm_for_euclid_dist")
         distances[:, i : i + _BLOCK].fill_diagonal_(torch.inf)
-        found.append(distances.argmin(1))
-    return torch.cat(found).numpy()
+        best = distances.topk(NEAR, dim=1, largest=False)
+        found.append(best.indices)
+        squares.append(best.values.square())
+    return torch.cat(found).numpy(), torch.cat(squares).numpy()

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from math import inf
+from math import inf, prod
 from typing import ClassVar
 
 import torch
@@ -33,6 +33,7 @@ from tnkit.completion.gaussian import SeparableGaussian
 from tnkit.completion.halrtc import TruncatedNuclear
 from tnkit.completion.holdout_alike import split_alike
 from tnkit.completion.observations import Observations
+from tnkit.completion.similarity import uneven
 from tnkit.completion.spatial import relative_error
 from tnkit.completion.tnn import TubalNuclear
 from tnkit.errors import OptionError
@@ -47,6 +48,8 @@ THREE, TWO = 3_000, 20_000
 FAR = 1.5
 #: Seconds that a format gets each time.
 FORMAT_S = 6.0
+#: Arrays of more entries are computed in single precision, where errors are not below this.
+LARGE, FINE = 100_000, 3e-3
 
 
 def usual_members(ndim: int) -> tuple[CompletionMethod, ...]:
@@ -148,8 +151,9 @@ def blend_of(
     obs, device = problem.observations, problem.observations.values.device
     parts: list[_Part] = []
     counting, ready = list(range(len(members))), list(members)
+    kept = uneven(obs)
     for number in range(3 if obs.n < THREE else 2 if obs.n < TWO else 1):
-        held = split_alike(obs, holdout, generator(seed + number, device))
+        held = split_alike(obs, holdout, generator(seed + number, device), kept=kept)
         if held is None or (parts and problem.control.out_of_time):
             break
         part = _part(problem, [ready[k] for k in counting], obs.take(~held), obs.take(held), seed)
@@ -177,7 +181,7 @@ def blend_of(
         again: list[Tensor] = []
         for k, w, before in zip(counting, weights, arrays, strict=True):
             if w > 0 and status is CONVERGED:
-                fit = _dense(replace(problem, rng=generator(seed, device)), ready[k])
+                fit = _dense(replace(problem, rng=generator(seed, device)), ready[k], fine=min(told) < FINE)
                 assert fit.dense is not None
                 status = fit.status if fit.status in (INTERRUPTED, TIME_LIMIT) else CONVERGED
                 sound = fit.train_error <= max(2 * told[k], 1e-3)
@@ -201,9 +205,12 @@ def _part(
 ) -> _Part:
     arrays: list[Tensor] = []
     settled: list[CompletionMethod | None] = []
+    by = (
+        aside if problem.observations.n >= TWO else None
+    )  # where there are many, choices by the same entries do no harm
     for member in members:
         rng = generator(seed, known.values.device)
-        fit = _dense(replace(problem, observations=known, rng=rng), member)
+        fit = _dense(replace(problem, observations=known, rng=rng, aside=by), member)
         assert fit.dense is not None
         arrays.append(fit.dense)
         settled.append(fit.settled)
@@ -212,10 +219,11 @@ def _part(
     return _Part(aside, arrays, settled, None)
 
 
-def _dense(problem: CompletionProblem, member: CompletionMethod) -> CompletionFit:
-    """A member's fit with its dense array; a format gets some seconds."""
+def _dense(problem: CompletionProblem, member: CompletionMethod, *, fine: bool = False) -> CompletionFit:
+    """A member's fit with its dense array, large ones in single precision unless fine; a format gets some seconds."""
     if not member.formats:
-        return member.fit(problem)
+        large = prod(problem.observations.shape) > LARGE and problem.observations.values.dtype == torch.float64
+        return _single(problem, member) if large and not fine else member.fit(problem)
     assert problem.layout is not None
     short = replace(member, refine=False) if isinstance(member, CompletionALS) else member
     control: Control = problem.control.within(FORMAT_S)
@@ -223,3 +231,16 @@ def _dense(problem: CompletionProblem, member: CompletionMethod) -> CompletionFi
     assert fit.tensors is not None
     status = fit.status if fit.status is INTERRUPTED or problem.control.out_of_time else CONVERGED
     return replace(fit, dense=problem.layout.build(fit.tensors).to_dense(), status=status)
+
+
+def _single(problem: CompletionProblem, member: CompletionMethod) -> CompletionFit:
+    """A member's fit to values in single precision, of size 1 at the most; its array is in double."""
+    size = float(problem.observations.values.abs().max()) or 1.0
+
+    def light(obs: Observations) -> Observations:
+        return obs.with_values((obs.values / size).to(torch.float32))
+
+    aside = None if problem.aside is None else light(problem.aside)
+    fit = member.fit(replace(problem, observations=light(problem.observations), aside=aside))
+    assert fit.dense is not None
+    return replace(fit, dense=fit.dense.to(torch.float64) * size)

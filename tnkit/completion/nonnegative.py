@@ -18,9 +18,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tnkit.completion.base import CompletionFit, CompletionMethod, CompletionProblem, own_layout, register
-from tnkit.completion.cp_entries import CPEntries
-from tnkit.completion.factor_descent import Steps, fit_tensors, real_values
+from tnkit.completion.base import CompletionFit, CompletionProblem, own_layout, register
+from tnkit.completion.cp_entries import CPEntries, with_weights, without_weights
+from tnkit.completion.descent_method import DescentMethod
+from tnkit.completion.factor_descent import fit_tensors, real_values
 from tnkit.completion.observations import Observations
 from tnkit.errors import OptionError
 
@@ -30,18 +31,14 @@ Tensors = tuple[Tensor, ...]
 
 
 @register
-@dataclass(frozen=True, slots=True)
-class NonnegativeCP(CompletionMethod):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NonnegativeCP(DescentMethod):
     """CP with factors and weights of at least 0: parts that add up, as for counts, spectra and concentrations.
 
     Attributes:
         passes: of the components of a mode, each time.
         ridge: pull to zero, as a share of the mean diagonal of the normal equations.
-        max_steps: sweeps of a run at the most.
-        tol: a run ends when the held-out error falls by less than this share of itself over `patience` sweeps.
-        patience: over how many.
-        holdout: share of the entries held out, and given back for the last sweeps.
-        max_rank: tried up to this where none is given.
+        max_steps, tol, patience, holdout, max_rank, starts: as of `DescentMethod`; a step is a sweep.
 
     Raises:
         OptionError: numbers outside their ranges.
@@ -62,21 +59,14 @@ class NonnegativeCP(CompletionMethod):
     max_steps: int = 300
     tol: float = 2e-3
     patience: int = 10
-    holdout: float = 0.1
-    max_rank: int = 8
     name: ClassVar[str] = "nonnegative"
     only: ClassVar[str] = "cp"
     summary: ClassVar[str] = "CP with factors of at least 0, by hierarchical least squares on the observed entries"
 
-    def __post_init__(self) -> None:
-        self.steps.require("NonnegativeCP")
+    def check(self) -> None:
+        """Refuse passes and ridges outside their ranges."""
         if self.passes < 1 or self.ridge < 0:
             raise OptionError(f"{self!r}: passes must be 1 or more, ridge at least 0.")
-
-    @property
-    def steps(self) -> Steps:
-        """How long it runs."""
-        return Steps(self.max_steps, self.tol, self.patience, self.holdout, self.max_rank, 20)
 
     def fit(self, problem: CompletionProblem) -> CompletionFit:
         """See the class.
@@ -88,13 +78,11 @@ class NonnegativeCP(CompletionMethod):
         layout = own_layout(self, problem)
         real_values(problem.observations, self.name)
         return fit_tensors(
-            problem, layout, lambda obs: _Hierarchical(self, obs, problem.rng, entries_of(obs)), self.steps
+            problem,
+            layout,
+            lambda obs: _Hierarchical(self, obs, problem.rng, CPEntries.of_observations(obs)),
+            self.steps,
         )
-
-
-def entries_of(obs: Observations) -> CPEntries:
-    """Observations, sorted by each mode."""
-    return CPEntries.of(obs.indices, obs.values, obs.shape, obs.weights)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -107,8 +95,7 @@ class _Hierarchical:
     def start(self, ranks: tuple[int, ...], before: Tensors | None) -> Tensors:
         """Uniform numbers of the size of the data; or from where it was at these ranks."""
         if before is not None and before[0].shape[0] == ranks[0]:
-            weights, *factors = before
-            return (factors[0] * weights, *factors[1:])
+            return without_weights(before)
         r, d = ranks[0], self.obs.ndim
         size = (float(self.obs.values.abs().mean()) / r) ** (1 / d) * 2
         drawn = (torch.rand((n, r), generator=self.rng, device=self.rng.device) for n in self.obs.shape)
@@ -141,4 +128,4 @@ class _Hierarchical:
 
     def tensors(self, state: Tensors) -> Tensors:
         """With weights of 1."""
-        return (state[0].new_ones(state[0].shape[1]), *state)
+        return with_weights(state)

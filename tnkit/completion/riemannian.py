@@ -23,8 +23,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tnkit.completion.base import CompletionFit, CompletionMethod, CompletionProblem, register
-from tnkit.completion.factor_descent import Steps, fit_tensors, one_of, real_values, values_at
+from tnkit.completion.base import CompletionFit, CompletionProblem, register
+from tnkit.completion.descent_method import DescentMethod
+from tnkit.completion.factor_descent import fit_tensors, one_of, real_values, values_at
 from tnkit.completion.observations import Observations
 from tnkit.completion.sweep import grown
 from tnkit.completion.tangents import Geometry, geometry_of
@@ -37,17 +38,12 @@ Tensors = tuple[Tensor, ...]
 
 
 @register
-@dataclass(frozen=True, slots=True)
-class RiemannianCG(CompletionMethod):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RiemannianCG(DescentMethod):
     """Conjugate gradients on the manifold of Tucker tensors ("tucker") or tensor trains ("tt").
 
     Attributes:
-        max_steps: steps of one run at the most.
-        tol: a run ends when the held-out error falls by less than this share of itself over `patience` steps.
-        patience: over how many.
-        holdout: share of the entries held out, and given back for the last steps.
-        max_rank: tried up to this where none is given.
-        starts: at each rank at the most; there is another where held-out entries are met much worse than the others.
+        max_steps, tol, patience, holdout, max_rank, starts: as of `DescentMethod`.
 
     Cost: a step takes some four evaluations of the format at the entries, and d decompositions at twice the ranks.
 
@@ -67,19 +63,11 @@ class RiemannianCG(CompletionMethod):
     max_steps: int = 250
     tol: float = 1e-2
     patience: int = 12
-    holdout: float = 0.1
     max_rank: int = 10
     starts: int = 3
     name: ClassVar[str] = "riemannian"
+    refit: ClassVar[int] = 30
     summary: ClassVar[str] = "Riemannian conjugate gradients for Tucker and tensor trains"
-
-    def __post_init__(self) -> None:
-        self.steps.require("RiemannianCG")
-
-    @property
-    def steps(self) -> Steps:
-        """How long it runs."""
-        return Steps(self.max_steps, self.tol, self.patience, self.holdout, self.max_rank, 30, 1, self.starts)
 
     def fit(self, problem: CompletionProblem) -> CompletionFit:
         """See the class.

@@ -19,8 +19,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tnkit.completion.base import CompletionFit, CompletionMethod, CompletionProblem, own_layout, register
-from tnkit.completion.factor_descent import Steps, fit_tensors, gradients, real_values
+from tnkit.completion.base import CompletionFit, CompletionProblem, own_layout, register
+from tnkit.completion.descent_method import DescentMethod
+from tnkit.completion.factor_descent import fit_tensors, gradients, real_values
 from tnkit.completion.observations import Observations
 from tnkit.completion.unfolded import mode_spaces, zero_filled_core
 from tnkit.errors import OptionError
@@ -33,19 +34,15 @@ Tensors = tuple[Tensor, ...]
 
 
 @register
-@dataclass(frozen=True, slots=True)
-class ScaledGD(CompletionMethod):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScaledGD(DescentMethod):
     """Scaled gradient descent for Tucker; ScaledGD(λ) with `damping` above 0.
 
     Attributes:
         step: η.
         damping: λ as a share of the largest eigenvalue of what it damps at the end; 0 for none.
         small: the size of the random start where λ > 0, relative to the data.
-        max_steps: steps at the most.
-        tol: it ends when the held-out error falls by less than this share of itself over `patience` steps.
-        patience: over how many.
-        holdout: share of the entries held out, and given back for the last steps.
-        max_rank: tried up to this where none is given.
+        max_steps, tol, patience, holdout, max_rank, starts: as of `DescentMethod`.
 
     Raises:
         OptionError: numbers outside their ranges.
@@ -66,21 +63,15 @@ class ScaledGD(CompletionMethod):
     max_steps: int = 400
     tol: float = 1e-3
     patience: int = 20
-    holdout: float = 0.1
-    max_rank: int = 8
     name: ClassVar[str] = "scaled_gd"
     only: ClassVar[str] = "tucker"
+    refit: ClassVar[int] = 50
     summary: ClassVar[str] = "scaled gradient descent for Tucker, at a rate free of the condition number"
 
-    def __post_init__(self) -> None:
-        self.steps.require("ScaledGD")
+    def check(self) -> None:
+        """Refuse a step, a damping or a start that cannot be."""
         if not (0 < self.step < 2 and self.damping >= 0 and self.small > 0):
             raise OptionError(f"{self!r}: step must be above 0 and below 2, damping at least 0, small above 0.")
-
-    @property
-    def steps(self) -> Steps:
-        """How long it runs."""
-        return Steps(self.max_steps, self.tol, self.patience, self.holdout, self.max_rank, 50)
 
     def fit(self, problem: CompletionProblem) -> CompletionFit:
         """See the class.

@@ -7,6 +7,8 @@ by conjugate gradients, whose products are with the small Σ_k alone. The covari
 an exact draw of z from its posterior (a draw from the prior, corrected by one more such system), whitened along all
 modes but one, tells Σ_k. Each is drawn to a target, correlations α ρ^|i−j| with ρ of neighbours, the more so the fewer
 slices tell it. So a mode whose positions are ordered is smooth where little is observed, and one whose are not is free.
+Where positions of a mode have means of their own, these follow from the draws, too: where a block is missing, the mean
+of what is observed is not that of all.
 
 References: Allen, Tibshirani 2010, doi:10.1214/09-AOAS314 (transposable covariances, missing entries); Hoff 2011,
 doi:10.1214/11-BA606 (arrays); Wei, Tanner 1990, doi:10.1080/01621459.1990.10474930 (Monte Carlo EM).
@@ -32,6 +34,7 @@ from math import prod, sqrt
 import torch
 from torch import Tensor
 
+from tnkit.linalg.conjugate import conjugate_gradients
 from tnkit.rng import normal
 
 __all__ = ["LONGEST", "Separable", "SeparableState"]
@@ -52,11 +55,12 @@ LEADING, ROOM = 32, 2**24
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SeparableState:
-    """covariances: Σ_k of mean diagonal 1, None for the identity. variance: v. noise: σ²."""
+    """covariances: Σ_k of mean diagonal 1, None for the identity. variance: v. noise: σ². mean: μ, to be broadcast."""
 
     covariances: tuple[Tensor | None, ...]
     variance: float
     noise: float
+    mean: Tensor
 
 
 class Separable:
@@ -76,16 +80,19 @@ class Separable:
             rng: draws.
             smooth: whether what neighbours do not share is noise; otherwise it is each position's own.
         """
-        self.seen, self.rng, self.pull, self.smooth = seen, rng, pull, smooth
-        weight = seen.to(m.dtype)
-        self.mean, self.scale = _own(m, weight, own) if own is not None else _effects(m, weight)
-        self.t = torch.where(seen, (m - self.mean) / self.scale, 0.0)
-        self.weight = weight
-        self.targets = [self._target(k) for k in range(m.ndim)]
+        self.m, self.seen, self.rng, self.pull, self.smooth, self.own = m, seen, rng, pull, smooth, own
+        self.weight = seen.to(m.dtype)
+        self.mean, self.scale = _own(m, self.weight, own) if own is not None else _effects(m, self.weight)
+        first = self.whitened(self.mean)
+        self.targets = [self._target(first, k) for k in range(m.ndim)]
 
-    def _target(self, mode: int) -> Tensor | None:
+    def whitened(self, mean: Tensor) -> Tensor:
+        """(y − μ) / s in observed entries, 0 elsewhere."""
+        return torch.where(self.seen, (self.m - mean) / self.scale, 0.0)
+
+    def _target(self, t: Tensor, mode: int) -> Tensor | None:
         """Correlations α ρ^|i−j| of positions along a mode; None where there are too many positions."""
-        t, w = self.t.movedim(mode, 0), self.weight.movedim(mode, 0)
+        t, w = t.movedim(mode, 0), self.weight.movedim(mode, 0)
         n = t.shape[0]
         if n > LONGEST:
             return None
@@ -100,27 +107,33 @@ class Separable:
     def start(self) -> SeparableState:
         """Covariances of the pairs that are observed together."""
         found: list[Tensor | None] = []
+        t = self.whitened(self.mean)
         for k, target in enumerate(self.targets):
             if target is None:
                 found.append(None)
                 continue
-            flat, w = _rows(self.t, k), _rows(self.weight, k)
+            flat, w = _rows(t, k), _rows(self.weight, k)
             gram, counts = flat @ flat.mT, w @ w.mT
             nu = self.pull * len(target) + 2.0
             values, vectors = torch.linalg.eigh((gram + nu * target) / (counts + nu))
             found.append(_of_mean_one((vectors * values.clamp_min(1e-3)) @ vectors.mT))
-        return SeparableState(tuple(found), 0.7, 0.3)
+        return SeparableState(tuple(found), 0.7, 0.3, self.mean)
 
     def step(self, s: SeparableState, number: int) -> tuple[SeparableState, float]:
-        """New covariances, variance and noise from draws of the array; and how much the noise has changed."""
+        """New covariances, variance, noise and means from draws of the array; and how much the noise has changed."""
         roots, solver = [_root(c) for c in s.covariances], _Solver(self.seen, s)
-        numel, d = self.t.numel(), self.t.ndim
+        t, d = self.whitened(s.mean), self.m.ndim
+        numel = t.numel()
         draws = max(1, min(3, DRAWN // numel))
         grams: list[Tensor | None] = [None] * d
         left = size = 0.0
+        mean = s.mean
         for _ in range(draws):
-            white, z = self._draw(s, roots, solver)
-            left += float(((self.t - z).square() * self.weight).sum()) / draws
+            white, z = self._draw(s, t, roots, solver)
+            left += float(((t - z).square() * self.weight).sum()) / draws
+            if self.own is not None:  # also of what is missing, which may differ from what is observed
+                rest = [k for k in range(d) if k != self.own]
+                mean = mean + self.scale * z.mean(rest, keepdim=True) / draws
             size += float(white.square().mean()) / draws
             for k, root in enumerate(roots):
                 if root is not None:
@@ -136,21 +149,23 @@ class Separable:
             new.append(_of_mean_one((slices * _of_mean_one(gram) + nu * target) / (slices + nu)))
         noise = max(LEAST_NOISE, left / max(float(self.weight.sum()), 1.0))
         change = abs(noise - s.noise) / max(noise, s.noise)
-        return SeparableState(tuple(new), s.variance * size, noise), change
+        return SeparableState(tuple(new), s.variance * size, noise, mean), change
 
-    def _draw(self, s: SeparableState, roots: Sequence[Tensor | None], solver: _Solver) -> tuple[Tensor, Tensor]:
+    def _draw(
+        self, s: SeparableState, t: Tensor, roots: Sequence[Tensor | None], solver: _Solver
+    ) -> tuple[Tensor, Tensor]:
         """A draw of z from its posterior, and the same before the covariances are put on."""
-        white = normal(self.t.shape, self.t, self.rng)
-        error = s.noise**0.5 * normal(self.t.shape, self.t, self.rng)
+        white = normal(t.shape, t, self.rng)
+        error = s.noise**0.5 * normal(t.shape, t, self.rng)
         prior = s.variance**0.5 * _along(white, roots)
-        a = solver.solve(torch.where(self.seen, self.t - prior - error, 0.0), *FEW)
+        a = solver.solve(torch.where(self.seen, t - prior - error, 0.0), *FEW)
         white = white + s.variance**0.5 * _along(a, [None if r is None else r.mT for r in roots])
         return white, s.variance**0.5 * _along(white, roots)
 
     def dense(self, s: SeparableState) -> Tensor:
         """The conditional mean."""
-        a = _Solver(self.seen, s).solve(self.t, *MANY)
-        return self.mean + self.scale * s.variance * _along(a, s.covariances)
+        a = _Solver(self.seen, s).solve(self.whitened(s.mean), *MANY)
+        return s.mean + self.scale * s.variance * _along(a, s.covariances)
 
     def std(self, s: SeparableState, draws: int) -> Tensor:
         """Standard deviations of the array without noise, from draws about the conditional mean.
@@ -160,10 +175,11 @@ class Separable:
             draws: how many.
         """
         roots, solver = [_root(c) for c in s.covariances], _Solver(self.seen, s)
-        mean = s.variance * _along(solver.solve(self.t, *MANY), s.covariances)
+        t = self.whitened(s.mean)
+        mean = s.variance * _along(solver.solve(t, *MANY), s.covariances)
         square = torch.zeros_like(mean)
         for _ in range(draws):
-            square += (self._draw(s, roots, solver)[1] - mean).square() / draws
+            square += (self._draw(s, t, roots, solver)[1] - mean).square() / draws
         return self.scale * square.sqrt()
 
 
@@ -217,19 +233,7 @@ class _Solver:
             steps: at the most.
             tol: relative residual at which they end.
         """
-        a, r = torch.zeros_like(b), b
-        z = self.conditioned(r)
-        along, size, enough = z, float((r * z).sum()), tol * float(b.norm())
-        for _ in range(steps):
-            if size <= 0 or float(r.norm()) <= enough:
-                break
-            image = self.product(along)
-            alpha = size / float((along * image).sum())
-            a, r = a + alpha * along, r - alpha * image
-            z = self.conditioned(r)
-            after = float((r * z).sum())
-            along, size = z + (after / size) * along, after
-        return a
+        return conjugate_gradients(self.product, b, self.conditioned, max_steps=steps, tol=tol)
 
 
 def _along(x: Tensor, matrices: Sequence[Tensor | None]) -> Tensor:

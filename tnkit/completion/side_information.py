@@ -22,12 +22,13 @@ import scipy
 import torch
 from torch import Tensor
 
-from tnkit.completion.base import CompletionFit, CompletionMethod, CompletionProblem, own_layout, register
-from tnkit.completion.cp_entries import CPEntries
-from tnkit.completion.factor_descent import Steps, fit_tensors, real_values
-from tnkit.completion.nonnegative import entries_of
+from tnkit.completion.base import CompletionFit, CompletionProblem, own_layout, register
+from tnkit.completion.cp_entries import CPEntries, with_weights, without_weights
+from tnkit.completion.descent_method import DescentMethod
+from tnkit.completion.factor_descent import fit_tensors, real_values
 from tnkit.completion.observations import Observations
 from tnkit.errors import OptionError, ShapeError
+from tnkit.linalg.conjugate import conjugate_gradients
 from tnkit.rng import generator, normal
 from tnkit.solvers import INTERRUPTED, TIME_LIMIT
 
@@ -39,8 +40,8 @@ STEPS = 15
 
 
 @register
-@dataclass(frozen=True, slots=True)
-class SideInformation(CompletionMethod):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SideInformation(DescentMethod):
     """CP whose factors are smooth along graphs and in time.
 
     Attributes:
@@ -48,11 +49,7 @@ class SideInformation(CompletionMethod):
         time: modes whose neighbouring positions are alike.
         strengths: λ, relative to the mean of the normal equations; where there are several, held-out entries choose.
         ridge: pull to zero, relative to the same.
-        max_steps: sweeps of a run at the most.
-        tol: a run ends when the held-out error falls by less than this share of itself over `patience` sweeps.
-        patience: over how many.
-        holdout: share of the entries held out, and given back for the last sweeps.
-        max_rank: tried up to this where none is given.
+        max_steps, tol, patience, holdout, max_rank, starts: as of `DescentMethod`; a step is a sweep.
 
     Raises:
         OptionError: weights below 0 or not symmetric, modes that are not there, numbers outside their ranges.
@@ -76,24 +73,18 @@ class SideInformation(CompletionMethod):
     max_steps: int = 100
     tol: float = 2e-3
     patience: int = 6
-    holdout: float = 0.1
-    max_rank: int = 8
     name: ClassVar[str] = "side_information"
     only: ClassVar[str] = "cp"
+    refit: ClassVar[int] = 15
     summary: ClassVar[str] = "CP whose factors are smooth along given graphs and in time"
 
-    def __post_init__(self) -> None:
-        self.steps.require("SideInformation")
+    def check(self) -> None:
+        """Refuse strengths and modes that cannot be."""
         if not self.strengths or min(self.strengths) < 0 or self.ridge < 0:
             raise OptionError("SideInformation: one or more strengths of at least 0, and a ridge of at least 0.")
         both = set(self.graphs) & set(self.time)
         if both:
             raise OptionError(f"SideInformation: modes {sorted(both)} are given a graph and called time; choose one.")
-
-    @property
-    def steps(self) -> Steps:
-        """How long it runs."""
-        return Steps(self.max_steps, self.tol, self.patience, self.holdout, self.max_rank, 15)
 
     def fit(self, problem: CompletionProblem) -> CompletionFit:
         """See the class.
@@ -121,7 +112,7 @@ class SideInformation(CompletionMethod):
 
     def maker(self, laplacians: list[Tensor | None], strength: float, rng: torch.Generator) -> Any:
         """The iteration at one strength, for given entries."""
-        return lambda obs: _Smooth(self, obs, rng, entries_of(obs), laplacians, strength)
+        return lambda obs: _Smooth(self, obs, rng, CPEntries.of_observations(obs), laplacians, strength)
 
     def laplacians(self, obs: Observations) -> list[Tensor | None]:
         """For each mode L as a sparse tensor of mean diagonal 1, or None.
@@ -176,7 +167,7 @@ class _Smooth:
                 drawn = drawn - 0.3 * torch.sparse.mm(laplacian, drawn)
             factors.append((drawn / drawn.square().mean().sqrt().clamp_min(1e-30) + 0.3) * (1 / r) ** (1 / d))
         if before is not None:
-            old = (before[1] * before[0], *before[2:])
+            old = without_weights(before)
             factors = [torch.cat([o, 0.1 * f[:, o.shape[1] :]], 1) for o, f in zip(old, factors, strict=True)]
         return tuple(factors)
 
@@ -210,21 +201,12 @@ class _Smooth:
             found: Tensor = (gram @ a[..., None])[..., 0] + weight * torch.sparse.mm(laplacian, a)
             return found
 
-        a = factors[mode]
-        rest = rhs - normal_of(a)
-        z = (blocks @ rest[..., None])[..., 0]
-        along, size = z, float((rest * z).sum())
-        for _ in range(STEPS):
-            if size <= 0:
-                break
-            image = normal_of(along)
-            alpha = size / max(float((along * image).sum()), 1e-300)
-            a, rest = a + alpha * along, rest - alpha * image
-            z = (blocks @ rest[..., None])[..., 0]
-            after = float((rest * z).sum())
-            along, size = z + (after / size) * along, after
-        return a
+        def by_blocks(a: Tensor) -> Tensor:
+            found: Tensor = (blocks @ a[..., None])[..., 0]
+            return found
+
+        return conjugate_gradients(normal_of, rhs, by_blocks, start=factors[mode], max_steps=STEPS, tol=0.0)
 
     def tensors(self, state: Tensors) -> Tensors:
         """With weights of 1."""
-        return (state[0].new_ones(state[0].shape[1]), *state)
+        return with_weights(state)

@@ -59,7 +59,13 @@ def shrink_matrix(z: Tensor, tau: float, spared: int = 0) -> Tensor:
     keep = torch.where(sigma > tau, 1 - tau / sigma.clamp_min(torch.finfo(z.dtype).tiny), 0.0)
     if spared:
         keep[..., -spared:] = 1.0
-    z = (vectors * keep[..., None, :]) @ (vectors.mT @ z)
+    left = int((keep > 0).sum(-1).max())
+    first = z.shape[-2] - left
+    vectors, keep = vectors[..., first:], keep[..., first:]
+    scaled = vectors * keep[..., None, :]
+    # the cheaper order of the product V diag(keep) Vᵀ Z
+    few = 2 * left * z.shape[-1] < z.shape[-2] * (left + z.shape[-1])
+    z = scaled @ (vectors.mT @ z) if few else (scaled @ vectors.mT) @ z
     return z.mT if tall else z
 
 
