@@ -102,7 +102,9 @@ def recover(
     Args:
         model: a compressed model.
         teacher: the dense model; it is not changed.
-        calib: batches to train on, as in `compress`.
+        calib: batches to train on, as in `compress`. Those that `compress` saw gain less than others: the model was
+            fitted to them, looks better there than it is, and soon knows them by heart. Give others, unlabelled, where
+            there are any; else altered ones (text is altered by itself, see `copies`), and others as `validation`.
         validation: batches that decide which state is kept; None holds out every eighth batch of `calib`, and fewer
             where that were more than some sixteen.
         match_sweeps: passes over `calib` (over at most 64 batches) in which linear layers of low rank are matched in
