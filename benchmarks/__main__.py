@@ -34,6 +34,8 @@ LONG = (
     "bench_layers",
     "bench_search_ablation",
     "bench_search_layers",
+    "bench_search_planted",
+    "bench_search_completion",
 )
 
 

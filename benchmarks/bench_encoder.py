@@ -5,8 +5,9 @@ share of the parameters of the Linear layers in the encoder's blocks; the pooler
 stays dense and is not counted. What is compressed is the model that gives unit vectors, so that errors count as these
 feel them. Cosines and the ten nearest neighbours are to those of the dense model. `--table` is the table of words at
 half its size, everything else dense. Recovery, of the first contender at the first size, learns without labels from
-every sentence in those docstrings, packages included, that is not for testing; one in eight batches of them is held out
-to validate. `--steps` ends it after so many steps, where the machine is shared and seconds say little.
+the 512 sentences that it was calibrated on and from crops and splices of them; with `--more-texts`, from every sentence
+of the standard library's docstrings, packages included, that is not for testing. One in eight batches is held out to
+validate. `--steps` ends it after so many steps, where the machine is shared and seconds say little.
 """
 
 from __future__ import annotations
@@ -160,14 +161,16 @@ class Lab:
         given = {"texts": len(self.texts) // 2} | rest
         return Found(who, keep, kept, cosine, overlap(self.dense, after), wall, *times, slower, cpu, **given)
 
-    def recovered(self, keep: float, small: nn.Module, options: dict[str, Any]) -> Found:
-        """After recovery."""
-        texts = more_sentences(set(self.texts[len(self.texts) // 2 :]))
-        batches = self.local.batches(sorted(texts, key=len))
+    def recovered(self, keep: float, small: nn.Module, options: dict[str, Any], more: bool) -> Found:
+        """After recovery, on the calibration's sentences or on more."""
+        half = len(self.texts) // 2
+        texts = more_sentences(set(self.texts[half:])) if more else self.texts[:half]
+        batches = self.local.batches(sorted(texts, key=len)) if more else self.calib
+        who = "tnkit, recovered with more texts" if more else "tnkit, recovered"
         clock = Clock()
         better, learned = tk.nn.recover(small, self.model, batches, **options)
-        print(learned, *learned.history, sep="\n")
-        return self.found("tnkit, recovered", keep, 0.0, better, clock, texts=len(texts), steps=learned.steps)
+        print(learned, *learned.history, sep="\n", flush=True)
+        return self.found(who, keep, 0.0, better, clock, texts=len(texts), steps=learned.steps)
 
 
 class Clock:
@@ -180,12 +183,14 @@ class Clock:
         return time.perf_counter() - self.start[0], time.process_time() - self.start[1]
 
 
-def measure(keeps: list[float], table: bool, recover: dict[str, Any], only: str, count: int) -> Iterator[Found]:
+def measure(
+    keeps: list[float], table: bool, recover: dict[str, Any], more: bool, only: str | None, count: int
+) -> Iterator[Found]:
     """Every contender at every size; with `recover`, options of recovery, the first one after recovery too."""
     lab = Lab.ready(count)
     for keep in keeps:
         for who, given in RIVALS.items():
-            if only not in who:
+            if only and who != only:
                 continue
             options = dict(given)
             rules = {"model.pooler": None, "model.encoder": tk.nn.LowRankLayer(**options.pop("spec", {}))}
@@ -193,7 +198,7 @@ def measure(keeps: list[float], table: bool, recover: dict[str, Any], only: str,
             small, report = tk.nn.compress(lab.model, target, lab.calib, rules, measure=False, **options)
             yield lab.found(who, keep, report.kept, small, clock)
             if recover and keep == keeps[0] and who == next(iter(RIVALS)):
-                yield replace(lab.recovered(keep, small, recover), kept=report.kept)
+                yield replace(lab.recovered(keep, small, recover, more), kept=report.kept)
         if table and keep == keeps[0]:
             yield from tables(lab)
 
@@ -218,8 +223,9 @@ def main() -> int:
     parser.add_argument("--keep", type=float, nargs="+", default=[0.5, 0.8, 0.6], help="shares of the Linear layers")
     parser.add_argument("--recover", type=float, default=0.0, metavar="S", help="seconds of recovery, 600 for the bar")
     parser.add_argument("--steps", type=int, default=10**6, help="at most so many steps of recovery")
+    parser.add_argument("--more-texts", action="store_true", help="recovery learns from other sentences too")
     parser.add_argument("--table", action="store_true", help="the table of words too")
-    parser.add_argument("--who", default="", help="only contenders whose name holds this")
+    parser.add_argument("--who", choices=RIVALS, help="only this contender")
     parser.add_argument("--quick", action="store_true", help="one size, few sentences")
     parser.add_argument("--json", type=Path, default=Path("out/bench_encoder.json"), help="where to write")
     asked = parser.parse_args()
@@ -229,7 +235,7 @@ def main() -> int:
     recover = limits if asked.recover else {}
     asked.json.parent.mkdir(parents=True, exist_ok=True)
     keeps, count = (asked.keep[:1], 64) if asked.quick else (asked.keep, 512)
-    for row in measure(keeps, asked.table, recover, asked.who, count):
+    for row in measure(keeps, asked.table, recover, asked.more_texts, asked.who, count):
         rows.append(row)
         console.print(row)
         asked.json.write_text(json.dumps([asdict(r) for r in rows], indent=1) + "\n")

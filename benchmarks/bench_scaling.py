@@ -1,48 +1,76 @@
 """Cost against size, rank and order: `python -m benchmarks.bench_scaling [--quick] [--runs N] [--json PATH]`.
 
-A train of a planted array is timed while one thing grows: the number of entries (order 4, rank 10), the rank (64⁴), the
-order (2²⁴ entries, rank 8). Theory is the floor of the other tables: two readings and one product of the array with a
-basis of the rank, at the rates measured on this machine. A slope is that of a straight line through the logarithms; the
-measured one stands beside the one of theory.
+A train of a planted array is timed while one thing grows: the number of entries (64×n×64×64, rank 10), all sizes at
+once (n⁴, rank 10), the rank (64⁴), the order (2²⁴ entries, rank 8). Theory is the floor of the other tables: two
+readings and one product of the array with a basis of the rank, at the rates measured on this machine. A slope is that
+of a straight line through the logarithms; the measured one stands beside the one of theory. Where all sizes grow, what
+is left after the first cut is N·10/n numbers: its share falls, and the time per entry too; the count leaves that out.
+
+All arrays of a series are measured in turn, round after round, and a point is the least time of its rounds: what else a
+shared machine does only adds time, and a slope over a factor of ten is bent by one disturbed point.
 """
 
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from math import log, prod
+from math import log
+from statistics import median
 
-import torch
 from rich.table import Table
 
 from benchmarks import data
 from benchmarks.bench_decompose import ours
-from benchmarks.harness import Asked, Case, Row, arguments, machine, measure, screen, write_json
+from benchmarks.harness import PAUSE_S, Asked, Machine, arguments, machine, relative_error, screen, write_json
 
-#: entries from which the fixed cost of a call no longer counts
+#: from 100 MB, where the fixed cost of a call no longer counts, to 1 GB
+LENGTHS = (48, 80, 136, 230, 390)
 SIZES = (60, 70, 82, 95, 107)
+#: measured calls for each point
+ROUNDS = 9
 RANKS = (8, 12, 16, 24, 32, 48, 64)
 ORDERS = ((4096,) * 2, (256,) * 3, (64,) * 4, (16,) * 6, (8,) * 8, (4,) * 12, (2,) * 24)
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One measurement: what grows, its value, seconds measured and counted."""
+    """One measurement: what grows, its value, seconds measured (least and median of the rounds) and counted."""
 
     series: str
     value: float
     measured_s: float
+    median_s: float
     theory_s: float
     rel_error: float
 
 
-def series(*, quick: bool) -> Iterator[tuple[str, float, tuple[int, ...], int]]:
-    """Name, value, shape and rank."""
-    for n in (16, 20, 24) if quick else SIZES:
-        yield "entries", float(n**4), (n,) * 4, 10
-    for rank in (2, 4, 6) if quick else RANKS:
-        yield "rank", float(rank), ((16,) * 4 if quick else (64,) * 4), rank
-    for shape in ((4,) * 6, (2,) * 12) if quick else ORDERS:
-        yield "order", float(len(shape)), shape, 8
+def series(*, quick: bool) -> Iterator[tuple[str, list[tuple[float, tuple[int, ...], int]]]]:
+    """What grows, and for each point its value, the shape and the rank."""
+    yield "entries", [(float(64**3 * n), (64, n, 64, 64), 10) for n in ((4, 6, 8) if quick else LENGTHS)]
+    yield "all sizes", [(float(n**4), (n,) * 4, 10) for n in ((16, 20, 24) if quick else SIZES)]
+    yield "rank", [(float(r), ((16,) * 4 if quick else (64,) * 4), r) for r in ((2, 4, 6) if quick else RANKS)]
+    yield "order", [(float(len(shape)), shape, 8) for shape in (((4,) * 6, (2,) * 12) if quick else ORDERS)]
+
+
+def points_of(name: str, wanted: list[tuple[float, tuple[int, ...], int]], on: Machine, rounds: int) -> list[Point]:
+    """All arrays of a series, in turn."""
+    arrays = [data.train(shape, rank)() for _, shape, rank in wanted]
+    taken: list[list[float]] = [[] for _ in wanted]
+    errors = []
+    for turn in range(rounds + 1):
+        for x, (_, _, rank), times in zip(arrays, wanted, taken, strict=True):
+            time.sleep(PAUSE_S)
+            begun = time.perf_counter()
+            answer = ours("tt", rank=rank)(x)
+            times.append(time.perf_counter() - begun)
+            if turn == 0:
+                errors.append(relative_error(x, answer.dense()))
+                times.clear()
+    theory = [on.floor_s(x, 2.0 * x.numel() * rank) for x, (_, _, rank) in zip(arrays, wanted, strict=True)]
+    return [
+        Point(name, value, min(times), median(times), counted, error)
+        for (value, _, _), times, counted, error in zip(wanted, taken, theory, errors, strict=True)
+    ]
 
 
 def slope(points: list[Point], values: list[float]) -> float:
@@ -67,21 +95,15 @@ def run(asked: Asked) -> int:
     """Measure, show, write."""
     console, on = screen(), machine()
     points: list[Point] = []
-    for name, value, shape, rank in series(quick=asked.quick):
-        if asked.case not in name:
-            continue
-        case = Case(name, data.train(shape, rank), {"tnkit": ours("tt", rank=rank)}, 2.0 * prod(shape) * rank)
-        row: Row = measure(case, on, runs=asked.runs)[0]
-        if row.median_s is None or row.rel_error is None:
-            console.print(f"{name} {value:g} failed: {row.failed}")
-            continue
-        points.append(Point(name, value, row.median_s, row.floor_s, row.rel_error))
+    for name, wanted in series(quick=asked.quick):
+        if asked.case in name:
+            points += points_of(name, wanted, on, max(asked.runs, 2 if asked.quick else ROUNDS))
     table = Table(
-        "grows", "value", "ms", "counted ms", "×", "true error", title=f"TT, float64, {torch.get_num_threads()} threads"
+        "grows", "value", "ms", "median ms", "counted ms", "×", "true error", title=f"TT, float64, {on.threads} threads"
     )
     for p in points:
         ratio = f"{p.measured_s / p.theory_s:.1f}"
-        times = f"{p.measured_s * 1e3:,.1f}", f"{p.theory_s * 1e3:,.1f}"
+        times = [f"{seconds * 1e3:,.1f}" for seconds in (p.measured_s, p.median_s, p.theory_s)]
         table.add_row(p.series, f"{p.value:,.0f}", *times, ratio, f"{p.rel_error:.3e}")
     console.print(table)
     found = slopes(points)

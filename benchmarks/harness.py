@@ -30,7 +30,7 @@ from rich.table import Table
 from torch import Tensor
 
 #: Threads of the library that ran before wait busily for more work for a while, and would slow down the next.
-_PAUSE_S = 0.2
+PAUSE_S = 0.2
 PACKAGES = ("tensorly", "quimb", "torchtt", "tntorch", "pyttb", "teneva")
 
 
@@ -278,7 +278,7 @@ def _turn(lane: _Lane, x: Tensor, *, first: bool, at_most_s: float) -> None:
     if lane.failed or (lane.times and lane.spent + lane.times[-1] > at_most_s):
         return
     took = 0.0
-    time.sleep(_PAUSE_S)
+    time.sleep(PAUSE_S)
 
     def work() -> None:
         nonlocal took

@@ -133,6 +133,23 @@ def loopy_targets() -> dict[str, Graph]:
     }
 
 
+def random_loops(order: int, extra: int, seed: int) -> Graph:
+    """A random tree over the modes with some bonds more: modes of 5 to 8, ranks 2 to 5, the planted ranks of use.
+
+    A rank is of use where it is at most what the rest of each of its nodes is.
+    """
+    rnd = random.Random(seed * 100 + order * 10 + extra)
+    pairs = list(combinations(range(order), 2))
+    while True:
+        shape = [rnd.choice((5, 6, 7, 8)) for _ in range(order)]
+        bonds = {(rnd.randrange(k), k): 1 for k in range(1, order)}
+        bonds |= dict.fromkeys(rnd.sample([p for p in pairs if p not in bonds], extra), 1)
+        ranks = {bond: rnd.choice((2, 2, 3, 3, 4, 5)) for bond in bonds}
+        graph = Graph(shape, [(k,) for k in range(order)], ranks)
+        if all(r**2 <= graph.size(k) for bond, r in ranks.items() for k in bond):
+            return graph
+
+
 def rgtn(order: int, seed: int, *, extra: int = 2) -> tuple[Graph, Tensor]:
     """A random chain with extra bonds as arXiv 2512.24663 describes: modes of 7 or 8, bonds of 2 and one of 3.
 

@@ -259,6 +259,30 @@ def saved(others: list[dict], own: dict[int, float]) -> str:
     return f"{median(row['found_s'] for row in others):.1f} ({sign}{ratio:.1f}×)"
 
 
+def refound() -> list[list[str]]:
+    """Planted networks found again: how many, and the processor's seconds."""
+    rows = figures("bench_search_planted")["rows"]
+    lines = []
+    for target, noise in dict.fromkeys((row["target"], row["noise"]) for row in rows):
+        mine = [row for row in rows if (row["target"], row["noise"]) == (target, noise)]
+        right = sum(keeps(row) and row["n_params"] <= row["planted"] for row in mine)
+        spent = [row["seconds"] for row in mine]
+        lines.append([target, f"{noise:g}", f"{right}/{len(mine)}", f"{median(spent):.1f}", f"{max(spent):.1f}"])
+    return [["target", "noise", "planted size or less", "median s", "longest s"], *lines]
+
+
+def searched_completions() -> list[list[str]]:
+    """Completion by search beside fixed formats, in equal time."""
+    rows = sorted(figures("bench_search_completion")["rows"], key=lambda r: (r["array"], r["seed"], r["error"]))
+    head = ["array", "seed", "who", "held-out error", "error elsewhere", "numbers", "seconds"]
+    lines = []
+    for r in rows:
+        held = "" if r["heldout"] is None else f"{r['heldout']:.4f}"
+        size = "" if r["n_params"] is None else f"{r['n_params']:,}"
+        lines.append([r["array"], str(r["seed"]), r["who"], held, f"{r['error']:.4f}", size, f"{r['seconds']:.0f}"])
+    return [head, *lines]
+
+
 def searched_layers() -> list[list[str]]:
     """Matrices of an encoder by search and by low rank, at equal numbers."""
     rows = figures("bench_search_layers")["rows"]
@@ -312,13 +336,14 @@ def matrices() -> list[list[str]]:
 
 
 def language() -> list[list[str]]:
-    columns = {
-        "who": ("who", ""),
-        "keep": ("keep", ""),
-        "perplexity": ("perplexity", ".3f"),
-        "worse by": ("worse", ".1%"),
-    }
-    return of_models("bench_language", columns)
+    """Means over the seeds, and the worst of them."""
+    rows, lines = figures("bench_language")["rows"], []
+    for who, keep in dict.fromkeys((r["who"], r["keep"]) for r in rows):
+        mine = [r for r in rows if (r["who"], r["keep"]) == (who, keep)]
+        found, worse = (sum(r[field] for r in mine) / len(mine) for field in ("perplexity", "worse"))
+        most = max(r["worse"] for r in mine)
+        lines.append([who, f"{keep:g}", str(len(mine)), f"{found:.3f}", f"{worse:.1%}", f"{most:.1%}"])
+    return [["who", "keep", "models", "perplexity", "worse by", "at worst"], *lines]
 
 
 def sentences() -> list[list[str]]:
@@ -329,7 +354,8 @@ def sentences() -> list[list[str]]:
 
 def conversion() -> list[list[str]]:
     columns = {"layer": ("size", ""), "who": ("who", ""), "seconds": ("convert_s", ".1f"), "numbers": ("params", ",")}
-    return of_models("bench_layers", columns | {"error": ("error", ".3f"), "": ("failed", "")})
+    times = {"ms": ("ms", ".1f"), "ms dense": ("dense_ms", ".1f"), "peak MB": ("peak_mb", ".0f"), "": ("failed", "")}
+    return of_models("bench_layers", columns | {"error": ("error", ".3f")} | times)
 
 
 TABLES: dict[str, Callable[[], list[list[str]]]] = {
@@ -343,6 +369,8 @@ TABLES: dict[str, Callable[[], list[list[str]]]] = {
     "searches": searches,
     "ablation": ablation,
     "searched_layers": searched_layers,
+    "refound": refound,
+    "searched_completions": searched_completions,
     "completed": completed,
     "planted": planted,
     "published": published,

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
+from tests.largest import Largest
 from tnkit.formats import LowRank
-from tnkit.nn import FactoredLinear, LowRankLayer, compress, compress_layer
+from tnkit.nn import FactoredLinear, LowRankLayer, NetworkLayer, compress, compress_layer
 from tnkit.nn.forms import LowRankForm
 
 
@@ -186,3 +187,17 @@ def test_many_rows_and_few_give_the_same(m: int, n: int, rank: int) -> None:
     assert torch.allclose(form.apply(t, x, bias), want)
     assert torch.allclose(form.apply(t, x[:2], bias), want[:2])
     assert torch.allclose(form.apply(t, x[None, :50], None), (want - bias)[None, :50])
+
+
+def test_a_cp_layer_of_high_rank_takes_bounded_memory() -> None:
+    """Its rank is in the thousands; no matrix of its square is made, neither by the fit nor by the layer."""
+    torch.manual_seed(0)
+    layer, x = torch.nn.Linear(1024, 512), torch.randn(16, 1024)
+    with Largest() as seen:
+        result = compress_layer(layer, NetworkLayer("cp", keep=0.6, time_limit_s=0.5))
+        result.module(x)
+    (rank,) = result.report.rank
+    assert rank > 2500
+    assert seen.most < rank**2 // 2
+    assert result.report.params_after <= 0.6 * 512 * 1024 + 512
+    assert result.report.rel_error < 1.0

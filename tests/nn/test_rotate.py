@@ -106,6 +106,33 @@ def test_exact_where_the_stream_has_room() -> None:
     assert error(model, small) < 1e-4
 
 
+def test_a_rotation_for_each_block_is_exact_where_only_each_block_has_room() -> None:
+    """The stream of each block lies in another half of the directions; all together need all of them."""
+    torch.manual_seed(0)
+    sizes = {"num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": 80, "intermediate_size": 96}
+    model = LlamaForCausalLM(LlamaConfig(hidden_size=64, num_key_value_heads=4, **sizes)).eval()
+    rng = torch.Generator().manual_seed(0)
+    basis = torch.linalg.qr(torch.randn(64, 64, generator=rng))[0]
+    onward = basis @ basis.roll(-16, dims=1).mT  # from a quarter of the directions to the next one
+    with torch.no_grad():
+        words = torch.randn(80, 16, generator=rng)
+        words *= 8 / words.norm(dim=1, keepdim=True)  # after the norm, just as long
+        model.model.embed_tokens.weight.copy_(words @ basis[:, :16].mT)
+        for layer in model.model.layers:
+            layer.self_attn.v_proj.weight.copy_(torch.eye(64))
+            layer.self_attn.o_proj.weight.copy_(onward.mT - torch.eye(64))
+            layer.mlp.down_proj.weight.zero_()
+    words_alone = [{"input_ids": torch.arange(80)[:, None]}]  # attention gives each its own values
+
+    def worse(**how: bool) -> float:
+        small, _ = rotate_blocks(model, 0.5, words_alone, measure=False, **how)
+        dense = output(model, words_alone[0])
+        return float((output(small, words_alone[0]) - dense).norm() / dense.norm())
+
+    assert worse(each_block=True) < 1e-4
+    assert worse() > 0.1
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("each_block", [False, True])
 def test_saved_and_loaded_the_usual_way(tmp_path: Path, kind: str, each_block: bool) -> None:

@@ -113,7 +113,7 @@ def test_starts_in_a_batch_find_a_loop(seed: int) -> None:
     from tnkit.decompose import Target
 
     problem = objective.problem(graph, Target(ranks=graph.bond_ranks()))
-    tensors, error = fit_together(problem, graph.bond_ranks(), None, 1e-6, steps=200, count=12, control=Control())
+    tensors, error = fit_together(problem, graph.bond_ranks(), [], 1e-6, steps=200, count=12, control=Control())
     assert error <= 1e-6
     assert float((graph.layout().build(tensors).to_dense() - objective.x).norm()) <= 2e-6
 

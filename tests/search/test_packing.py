@@ -50,7 +50,7 @@ def test_the_program_is_as_good_as_every_choice(name: str, part: float) -> None:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
 def test_the_front_holds_the_best_of_all_shapes(dtype: torch.dtype) -> None:
     x = torch.randn((4, 5, 3), generator=torch.Generator().manual_seed(0), dtype=dtype).cumsum(0).cumsum(1)
-    front = tucker_front(x)
+    front = tucker_front(x, polished=0)
     u = [torch.linalg.svd(x.movedim(k, 0).reshape(n, -1))[0] for k, n in enumerate(x.shape)]
     core = torch.einsum("ijk,ia,jb,kc->abc", x, u[0].conj(), u[1].conj(), u[2].conj())
     points = {}
@@ -73,6 +73,32 @@ def test_the_front_holds_the_best_of_all_shapes(dtype: torch.dtype) -> None:
         assert prod(ranks) + sum(n * r for n, r in zip(x.shape, ranks, strict=True)) == sizes[place]
     assert front.for_size(10**9) == front.at(len(front) - 1)
     assert front.for_error(2.0) == front.at(0) == (1, 1, 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+def test_polished_bases_lower_the_front_and_stay_above_what_can_be_reached(dtype: torch.dtype) -> None:
+    x = torch.randn((9, 8, 7), generator=torch.Generator().manual_seed(1), dtype=dtype).cumsum(0).cumsum(1)
+    plain, front = tucker_front(x, polished=0), tucker_front(x)
+    ratios = []
+    for size in plain.sizes.tolist()[:-1]:
+        before, after = (float(f.errors[int((f.sizes <= size).sum()) - 1]) for f in (plain, front))
+        assert after <= before
+        ratios.append(after / max(before, 1e-12))
+    assert sum(ratios) < 0.995 * len(ratios)
+    for place in range(0, len(front), max(1, len(front) // 9)):
+        ranks = front.at(place)
+        assert prod(ranks) + sum(n * r for n, r in zip(x.shape, ranks, strict=True)) == int(front.sizes[place])
+        fit = tk.decompose(x, "tucker", rank=ranks, method=tk.HOOI(max_steps=200))
+        assert float(front.errors[place]) >= fit.rel_error * (1 - 1e-3) - 1e-7  # no fit is better than the best
+
+
+def test_the_front_of_a_core_is_that_of_its_array() -> None:
+    graph = star((9, 8, 10), (3, 4, 2))
+    x = dense(graph, noise=0.0)
+    st = tk.decompose(x, "tucker", rank=(3, 4, 2)).tensor
+    whole, part = tucker_front(x), tucker_front(st.core, norm=float(x.norm()), sizes=x.shape)
+    for size in (30, 60, 90, 105):
+        assert whole.for_size(size) == part.for_size(size)
 
 
 def test_a_front_of_more_shapes_than_can_be_held_is_refused() -> None:

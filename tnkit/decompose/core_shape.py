@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tnkit.linalg import choose_ranks, spectrum
 
-__all__ = ["Compressed", "cheapest_core", "turn_to_hosvd"]
+__all__ = ["Compressed", "cheapest_core", "left_vectors", "turn_to_hosvd"]
 
 _RESOLVED = 1e-10  # share of the energy below which a cumulative sum is rounding, and the tails of the modes are used
 _LARGE = 30_000_000  # entries from which the tails of the modes are used as well
@@ -45,13 +45,13 @@ def turn_to_hosvd(value: Compressed) -> Compressed:
             factors.append(factor)
             continue
         matrix = core.movedim(k, 0).reshape(core.shape[k], -1)
-        vectors = _left_vectors(matrix)
+        vectors = left_vectors(matrix)
         factors.append(factor @ vectors)
         core = torch.tensordot(vectors.mH, core, dims=([1], [k])).movedim(0, k)
     return Compressed(core.contiguous(), factors, value.lost2)
 
 
-def _left_vectors(matrix: Tensor) -> Tensor:
+def left_vectors(matrix: Tensor) -> Tensor:
     """All left singular vectors, (n, n), in falling order."""
     n, m = matrix.shape
     if n <= m:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from tnkit.decompose.base import Problem
 from tnkit.decompose.compressed import fit_compressed
+from tnkit.decompose.cp_blocks import MANY, fit_blocks
 from tnkit.decompose.cp_starts import eigen_start, random_start, svd_start
 from tnkit.decompose.descent import Trial, descend, descend_from, go_on
 from tnkit.decompose.mttkrp import CPLeastSquares, balanced, normalised
@@ -36,7 +37,8 @@ class CPALS(Restarted):
 
     Matrices (at most two modes above 1) and ranks of dense size over the largest mode are done directly. A large array
     is fitted in the leading basis of its modes first, from several starts, and the result is then polished on the array
-    itself (Bro & Andersson, doi:10.1016/S0169-7439(98)00011-2).
+    itself (Bro & Andersson, doi:10.1016/S0169-7439(98)00011-2). Ranks above 2,048 are fitted a block of terms at a
+    time, from one random start (`tnkit.decompose.cp_blocks`).
 
     Attributes:
         max_steps: sweeps (or steps) for each start, those on a compressed array and of its first heat included.
@@ -78,7 +80,10 @@ class CPALS(Restarted):
         if start is not None:
             weights, first, *others = start
             start = (torch.ones_like(weights), first * weights, *others)  # new terms: zero in the first factor alone
-        best = self._fit(problem, ranks[0], start, control, quick=quick)
+        if ranks[0] > MANY:
+            best = fit_blocks(x, problem.norm, start or ranks[0], control, problem.rng, ridge=self.ridge)
+        else:
+            best = self._fit(problem, ranks[0], start, control, quick=quick)
         weights, *factors = best.tensors
         tensors = normalised((factors[0] * weights, *factors[1:]))
         order = torch.argsort(tensors[0].abs(), descending=True, stable=True)

@@ -15,7 +15,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from tnkit.linalg import apply_rows, energy, oversampling, residual_energy, sketch_suffices, split
+from tnkit.linalg import energy, oversampling, project, residual_energy, sketch_suffices, split
 
 __all__ = ["Block", "Projected", "contract_train", "flip", "inner_train", "plain_train", "project_rows", "thick_block"]
 
@@ -25,8 +25,7 @@ _PRODUCT, _PER_ROW = 30.0, 1.65  # a product with few rows, and more for each of
 _CHECK, _CHECKED = 10.0, 60.0  # of a sketched basis: by a second sketch, or one read and products of what is left
 _GRAM, _PER_COLUMN = 60.0, 1.8  # a Gram product; from 192 columns on half of it is left out
 _LATER = 1000.0  # whatever comes after it, for each number that is left
-_FRESH, _KEPT = 250.0, 2**22  # more, where so many numbers are left that their memory comes fresh from the system
-_TURN = 200.0  # where what is left has to be turned round
+_FRESH, _KEPT = 100.0, 2**22  # more, where so many numbers are left that their memory comes fresh from the system
 _LAUNCH = 1e8  # of the small steps of a sketch, in all
 
 
@@ -64,12 +63,34 @@ class Block:
             chain = chain.permute(0, *range(self.count, 0, -1))
         return chain.reshape(chain.shape[0], -1)
 
-    def remainder(self, rest: Tensor, x: Tensor) -> Tensor:
-        """What is left, (rows of `matrix`, r), as (modes …, r), with the modes towards the block last."""
+    def merged(self, rest: Tensor, x: Tensor) -> Tensor:
+        """What is left, (rows of `matrix`, r), as an array: r is merged with the mode that it stands beside."""
         if self.right:
-            return rest.reshape(*x.shape[: x.ndim - self.count], -1)
-        left = rest.reshape(*x.shape[self.count :], -1)
-        return left.permute(*range(left.ndim - 2, -1, -1), left.ndim - 1).contiguous()
+            *modes, n = x.shape[: x.ndim - self.count]
+            return rest.reshape(*modes, n * rest.shape[1])
+        n, *modes = x.shape[self.count :]
+        return rest.mT.reshape(rest.shape[1] * n, *modes)
+
+    def others(self, ranks: Sequence[int]) -> Sequence[int]:
+        """The ranks of the cuts of what is left."""
+        return ranks[: -self.count] if self.right else ranks[self.count :]
+
+    def inner(self, ranks: Sequence[int]) -> Sequence[int]:
+        """The ranks of the cuts between its modes, from the inside outwards."""
+        return ranks[len(ranks) - self.count + 1 :] if self.right else ranks[: self.count - 1][::-1]
+
+    def join(self, left: Sequence[Tensor], cores: Sequence[Tensor]) -> list[Tensor]:
+        """The whole train: of `merged`, and of the block from the inside outwards."""
+        r = cores[0].shape[0]
+        if self.right:
+            last = left[-1]
+            return [*left[:-1], last.reshape(last.shape[0], -1, r), *cores]
+        first = left[0]
+        return [*flip(cores), first.reshape(r, -1, first.shape[2]), *left[1:]]
+
+    def chain(self, cores: Sequence[Tensor]) -> list[Tensor]:
+        """The block's own cores of a train of the whole array, from the inside outwards."""
+        return list(cores[-self.count :]) if self.right else flip(cores[: self.count])
 
 
 def thick_block(shape: Sequence[int], ranks: Sequence[int], *, plain_only: bool = False) -> tuple[Block, bool]:
@@ -92,7 +113,6 @@ def thick_block(shape: Sequence[int], ranks: Sequence[int], *, plain_only: bool 
                 break
             if rank < columns and (plain or not plain_only):
                 cost = _cost(entries, columns, rank) + (0.0 if plain else 2.0 * entries * rank)
-                cost += 0.0 if right else _left(_TURN, 2 * _FRESH, entries * rank / columns)
                 if best is None or cost < best[0]:
                     best = (cost, Block(count, right), not plain)
             plain = plain and rank == columns
@@ -105,20 +125,16 @@ def _cost(entries: float, columns: int, rank: int) -> float:
     costs = [(_GRAM + min(_PER_COLUMN * columns, 150 + columns) + _PRODUCT + _PER_ROW * rank) * entries]
     costs[0] += 30.0 * columns**3
     buckets = min(128.0 * rank, rows / 6)
-    poor = buckets < 64 * rank
+    poor = buckets < 80 * rank
     found = columns * buckets * (2.0 * columns if columns <= 384 else (6.0 if poor else 14.0) * wide) + _LAUNCH
     if sketch_suffices(rows, columns, rank):  # one projection, straight on the basis that the sketch shows
         costs.append((_READ + _PRODUCT + _PER_ROW * rank + _CHECK) * entries + found)
-    if columns >= 48 and wide <= 0.7 * columns:  # a wider one is cut down; a poor sketch takes a power step
-        passes = (3 if poor else 1) * (_PRODUCT + _PER_ROW * wide) + 2.0 * wide**2 / columns
-        check = _CHECKED if poor else _CHECK
+    if columns >= 48 and wide <= 0.7 * columns:  # a wider one is cut down; a poor sketch takes half a power step
+        passes = (2 if poor else 1) * (_PRODUCT + _PER_ROW * wide) + 2.0 * wide**2 / columns
+        check = _CHECK if 12 * buckets <= rows else _CHECKED
         costs.append(1.35 * ((_READ + passes + check) * entries + found))
-    return min(costs) + _left(_LATER, _FRESH, entries * rank / columns)
-
-
-def _left(each: float, fresh: float, left: float) -> float:
-    """Of what is left: each number, and more where the memory is fresh."""
-    return (each + (fresh if left > _KEPT else 0.0)) * left
+    left = entries * rank / columns
+    return min(costs) + (_LATER + (_FRESH if left > _KEPT else 0.0)) * left
 
 
 def inner_train(rows: Tensor, ranks: Sequence[int]) -> list[Tensor]:
@@ -187,7 +203,7 @@ class Projected:
 
 def project_rows(a: Tensor, rows: Tensor, norm2: float) -> Projected:
     """Project the rows of `a` (m, n) on the span of orthonormal `rows` (r, n). Cost: 2 m n r, or twice that."""
-    rest = apply_rows(a, rows)
+    rest = project(rows.mT, a.mT).mT
     with torch.no_grad():
         eps = torch.finfo(a.dtype).eps
         lost = norm2 - energy(rest)

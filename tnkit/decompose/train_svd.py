@@ -19,7 +19,6 @@ from torch import Tensor
 from tnkit.decompose.peeling import (
     Block,
     contract_train,
-    flip,
     inner_train,
     plain_train,
     project_rows,
@@ -92,11 +91,10 @@ def train_by_ranks(x: Tensor, ranks: Sequence[int], norm2: float, gen: torch.Gen
     if x.ndim == 1:
         return Train([x.reshape(1, -1, 1)], 0.0, True)
     block, inner = thick_block(x.shape, ranks, plain_only=x.requires_grad)
-    cuts = tuple(ranks) if block.right else tuple(ranks)[::-1]
-    keep = x.ndim - block.count
     a = block.matrix(x)
-    rank = min(cuts[keep - 1], *a.shape)
-    quick = _from_sketch(x, block, rank, cuts[keep:], norm2, gen) if inner else None
+    cut = ranks[-block.count] if block.right else ranks[block.count - 1]
+    rank = min(cut, *a.shape)
+    quick = _from_sketch(x, block, rank, block.inner(ranks), norm2, gen) if inner else None
     if quick is not None:
         cores, rest, lost, certain = quick
     else:
@@ -108,12 +106,11 @@ def train_by_ranks(x: Tensor, ranks: Sequence[int], norm2: float, gen: torch.Gen
         cores = plain_train(block.to_chain(rows, x))
         if inner:
             weight = torch.linalg.qr(rest, mode="r").R
-            cores = inner_train(block.to_chain(weight @ rows, x), cuts[keep:])
+            cores = inner_train(block.to_chain(weight @ rows, x), block.inner(ranks))
             done = project_rows(a, block.from_chain(contract_train(cores)), norm2)
             rest, lost, certain = done.rest, done.lost2, done.certain
-    left = _rest_by_ranks(block.remainder(rest, x), cuts[: keep - 1], max(norm2 - lost, 0.0), gen)
-    whole = [*left.cores, *cores]
-    return Train(whole if block.right else flip(whole), lost + left.lost2, _both(lost, certain, left))
+    left = train_by_ranks(block.merged(rest, x), block.others(ranks), max(norm2 - lost, 0.0), gen)
+    return Train(block.join(left.cores, cores), lost + left.lost2, _both(lost, certain, left))
 
 
 def _from_sketch(
@@ -142,13 +139,6 @@ def _both(lost: float, certain: bool, other: Train) -> bool:
     if certain and other.certain:
         return True
     return (certain and other.lost2 < 1e-3 * lost) or (other.certain and lost < 1e-3 * other.lost2)
-
-
-def _rest_by_ranks(x: Tensor, ranks: Sequence[int], norm2: float, gen: torch.Generator) -> Train:
-    """The train of (n_1 … n_k, r), whose last core keeps its last axis."""
-    *modes, n, r = x.shape
-    found = train_by_ranks(x.reshape(*modes, n * r), ranks, norm2, gen)
-    return Train([*found.cores[:-1], found.cores[-1].reshape(-1, n, r)], found.lost2, found.certain)
 
 
 def fit_train(
@@ -249,16 +239,12 @@ class _Fit:
         if self.rough.lost2 <= 1e-5 * plan.lost2 or self.rough.lost2 <= self.limits.floor2:
             lost = plan.lost2 + self.rough.lost2
             return Train(cores, lost, lost > 4 * self.limits.floor2)
-        chain = cores if self.block.right else flip(cores)
-        cuts = plan.ranks if self.block.right else plan.ranks[::-1]
-        keep = self.x.ndim - self.block.count
-        rows = self.block.from_chain(contract_train(chain[keep:]))
+        chain = self.block.chain(cores)
+        rows = self.block.from_chain(contract_train(chain))
         done = project_rows(self.block.matrix(self.x), rows, self.norm2)
-        rest = self.block.remainder(done.rest, self.x)
-        left = _rest_by_ranks(rest, cuts[: keep - 1], max(self.norm2 - done.lost2, 0.0), self.gen)
-        whole = [*left.cores, *chain[keep:]]
-        whole = whole if self.block.right else flip(whole)
-        return Train(whole, done.lost2 + left.lost2, _both(done.lost2, done.certain, left))
+        rest, norm2 = self.block.merged(done.rest, self.x), max(self.norm2 - done.lost2, 0.0)
+        left = train_by_ranks(rest, self.block.others(plan.ranks), norm2, self.gen)
+        return Train(self.block.join(left.cores, chain), done.lost2 + left.lost2, _both(done.lost2, done.certain, left))
 
 
 def _rough_block(shape: Sequence[int]) -> Block:
@@ -281,19 +267,15 @@ def _rough_train(
     if x.ndim == 1:
         return Train([x.reshape(1, -1, 1)], 0.0, True)
     block = _rough_block(x.shape) if block is None else block
-    cuts = tuple(caps) if block.right else tuple(caps)[::-1]
-    keep = x.ndim - block.count
     a = block.matrix(x)
-    rank, lost = min(cuts[keep - 1], *a.shape), 0.0
+    cap = caps[-block.count] if block.right else caps[block.count - 1]
+    rank, lost = min(cap, *a.shape), 0.0
     if rank < a.shape[1] or rough.error2 is not None:
         part = rough.split(a, rank, norm2, spent2, "right")
         rows, rest, lost = part.basis.mH, part.rest, part.lost2
     else:
         rows, rest = torch.eye(rank, dtype=x.dtype, device=x.device), a
     cores = plain_train(block.to_chain(rows, x))
-    after = block.remainder(rest, x)
-    *modes, n, r = after.shape
-    merged = after.reshape(*modes, n * r)
-    left = _rough_train(merged, cuts[: keep - 1], rough, max(norm2 - lost, 0.0), None, spent2 + lost)
-    whole = [*left.cores[:-1], left.cores[-1].reshape(-1, n, r), *cores]
-    return Train(whole if block.right else flip(whole), lost + left.lost2, True)
+    rest, others = block.merged(rest, x), block.others(caps)
+    left = _rough_train(rest, others, rough, max(norm2 - lost, 0.0), None, spent2 + lost)
+    return Train(block.join(left.cores, cores), lost + left.lost2, True)

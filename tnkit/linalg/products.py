@@ -18,6 +18,7 @@ __all__ = [
     "gram",
     "padded_rows",
     "project",
+    "project_with_gram",
     "residual_energy",
     "row_energies",
     "wide_dtype",
@@ -29,6 +30,8 @@ _BLOCK = 4096  # columns of a float32 Gram block
 _COPY = 1 << 19  # entries of a block that is copied
 _SLIM = 96  # columns up to which the Gram matrix of a tall float64 matrix is faster in batches that stay in cache
 _ROWS = 4  # numbers of rows that multiply fastest
+_TURNED = 8192  # columns of a projection that are written in the order of the data while they are in cache
+_MANY = 1 << 20  # numbers of a projection from which that pays
 
 
 def wide_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -145,7 +148,9 @@ def _add_gram(g: Tensor, block: Tensor) -> None:
 
 
 def project(q: Tensor, a: Tensor, out: Tensor | None = None) -> Tensor:
-    """qᴴ a, (k, n), for q (m, k) and a (m, n). Cost: 2 m n k."""
+    """qᴴ a, (k, n), for q (m, k) and a (m, n), in the memory order of `a` where that is large. Cost: 2 m n k."""
+    if _turns(q, a):
+        return _project_turned(q, a, out, None)
     if _multiplies(a):
         if out is None and a.dtype == torch.float32 and a.stride(0) == 1 and a.shape[1] > _BLOCK:
             return (a.mT @ q).mT
@@ -154,6 +159,38 @@ def project(q: Tensor, a: Tensor, out: Tensor | None = None) -> Tensor:
         out = torch.empty((q.shape[1], a.shape[1]), dtype=a.dtype, device=a.device)
     for where, block in _columns(a, _BLOCK):
         out[:, where] = q.mH @ block
+    return out
+
+
+def project_with_gram(q: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
+    """B = qᴴ a as `project` gives it, and b bᴴ in float64. Cost: 2 m n k + 2 k² n, and for wide `a` no read of b."""
+    if not _turns(q, a):
+        b = project(q, a)
+        return b, cross(b)
+    inner = torch.zeros((q.shape[1], q.shape[1]), dtype=a.dtype, device=a.device)
+    b = _project_turned(q, a, None, inner)
+    return b, 0.5 * (inner + inner.mT)
+
+
+def _turns(q: Tensor, a: Tensor) -> bool:
+    """Whether a product by blocks is faster than one product, or than one and its transposition."""
+    across = a.stride(0) == 1 and a.stride(1) == a.shape[0] > 1
+    return across and a.dtype == torch.float64 and a.device.type == "cpu" and q.shape[1] * a.shape[1] >= _MANY
+
+
+def _project_turned(q: Tensor, a: Tensor, out: Tensor | None, inner: Tensor | None) -> Tensor:
+    """The projection, block by block, in the memory order of `a` unless `out` says otherwise; b bᴴ is added to inner.
+
+    Rows times columns is the fast order of so slim a product; the other order is the one that what comes next reads.
+    """
+    k, n = q.shape[1], a.shape[1]
+    rows = padded_rows(q.mT, a)
+    out = a.new_empty((n, k)).mT if out is None else out
+    for j in range(0, n, _TURNED):
+        part = (rows @ a[:, j : j + _TURNED])[:k]
+        out[:, j : j + _TURNED] = part
+        if inner is not None:
+            inner.addmm_(part, part.mT)
     return out
 
 

@@ -16,6 +16,8 @@ from torch import Tensor
 
 __all__ = ["count_sketch", "twin_sketches"]
 
+_CACHED = 1 << 18  # numbers of a sketch up to which it may be twice as wide while it is made
+
 
 def count_sketch(a: Tensor, width: int, gen: torch.Generator) -> Tensor:
     """The sketch y = a Ω with E[Ω Ωᵀ] = I.
@@ -67,7 +69,8 @@ def twin_sketches(a: Tensor, width: int, gen: torch.Generator) -> tuple[Tensor, 
 def _sketches(a: Tensor, width: int, gen: torch.Generator, count: int) -> list[Tensor]:
     m, n = a.shape
     across = a.stride(0) < a.stride(1)
-    found = [a.new_zeros((width, m)).mT if across else a.new_zeros((m, width)) for _ in range(count)]
+    room = 2 * width if m * width <= _CACHED else width  # what is shifted past the end is added to the front at last
+    found = [a.new_zeros((room, m)).mT if across else a.new_zeros((m, room)) for _ in range(count)]
     runs = -(-n // width)
     signs = torch.randint(0, 2, (runs, count, width), dtype=torch.int8, generator=gen, device=gen.device)
     signs = signs.to(a.device).mul_(2).sub_(1)
@@ -76,9 +79,9 @@ def _sketches(a: Tensor, width: int, gen: torch.Generator, count: int) -> list[T
         start = j * width
         stop = min(start + width, n)
         for y, shift, sign in zip(found, shifts[j], signs[j].to(a.dtype), strict=True):
-            turn = min(start + width - shift, stop)  # columns from here on wrap round to bucket 0
+            turn = min(start + room - shift, stop)  # columns from here on wrap round to bucket 0
             if turn > start:
                 y[:, shift : shift + turn - start].addcmul_(a[:, start:turn], sign[: turn - start])
             if stop > turn:
                 y[:, : stop - turn].addcmul_(a[:, turn:stop], sign[turn - start : stop - start])
-    return found
+    return found if room == width else [y[:, :width].add_(y[:, width:]) for y in found]

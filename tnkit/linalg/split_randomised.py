@@ -25,7 +25,7 @@ from torch import Tensor
 
 from tnkit.linalg.cut import Cut, Split, certify, gram_noise2, residual_noise2, rounding2
 from tnkit.linalg.lstsq import orthonormal
-from tnkit.linalg.products import apply_rows, cross, energy, gram, project, row_energies
+from tnkit.linalg.products import apply_rows, cross, energy, gram, project, project_with_gram, row_energies
 from tnkit.linalg.sketch import count_sketch, twin_sketches
 from tnkit.linalg.split_gram import gram_eigen, gram_split
 from tnkit.linalg.split_qr import qr_split
@@ -46,6 +46,7 @@ __all__ = [
 
 _SMALL = 384  # sides up to this are solved by eigenvalues, larger ones by subspace iteration
 _BUCKETS = 128  # buckets of the sketch for each unit of rank: it alone then costs about 1/256 of the error
+_POOR = 80  # with fewer for each unit of rank a power step will be worth while
 _GAIN = 0.01  # energy that a power step must promise, as a share of what is discarded
 _PROBES = 8  # products with six take twice the time
 _POWER_STEPS = 6
@@ -109,7 +110,7 @@ def _wide(a: Tensor, cut: Cut, limit: int) -> Split | None:
         rows = project(more, a)
         state = _measure(a, torch.cat([state.q, more], dim=1), torch.cat([state.b, rows]), cut)
     for number in range(_POWER_STEPS):
-        forced = number == 0 and finder.sketch is not None and finder.poor
+        forced = number == 0 and finder.sketch is not None and finder.poor and not finder.stepped
         if not forced and not _gains(a, finder.second, state, cut):
             break
         before = state
@@ -139,8 +140,7 @@ class _State:
 
 
 def _measure(a: Tensor, q: Tensor, b: Tensor | None, cut: Cut) -> _State:
-    b = project(q, a) if b is None else b
-    inner = cross(b)
+    b, inner = project_with_gram(q, a) if b is None else (b, cross(b))
     missed = certify(a, q, b, inner, cut.norm2)
     s2, u = torch.linalg.eigh(inner)
     s2, u = s2.flip(0).clamp_min(0), u.flip(1)
@@ -303,8 +303,7 @@ def _seen(finder: _Finder, cut: Cut) -> SketchedRange | None:
 def _straight(a: Tensor, seen: SketchedRange, cut: Cut) -> Split | None:
     """The split on the directions that a sketch shows, without more of them; None where that is not good enough."""
     basis = torch.linalg.qr(seen.weighted).Q
-    b = project(basis, a)
-    inner = cross(b)
+    b, inner = project_with_gram(basis, a)
     lost = certify(a, basis, b, inner, cut.norm2)
     if lost < 1000 * torch.finfo(torch.float64).eps * cut.norm2:  # the Gram of b does not resolve what is kept
         return None
@@ -345,10 +344,14 @@ class _Finder:
         width = min(max(wished, 512), long // 6)
         least = 8 * columns if columns is not None else 2 * short
         #: so few buckets that a power step will be worth while
-        self.poor = cut.tail2 is None and width < 64 * cut.max_rank
+        self.poor = cut.tail2 is None and width < _POOR * cut.max_rank
+        #: of the rows instead: a product with the directions that it shows is half of a power step
+        self.stepped = self.poor and columns is not None and min(width, short // 6) >= least
         self.sketch: Tensor | None = None
         self.second: Tensor | None = None
-        if width >= least and twins and _TWINS * width <= long:
+        if self.stepped:
+            self.sketch = count_sketch(a.mT, min(width, short // 6), cut.gen)
+        elif width >= least and twins and _TWINS * width <= long:
             self.sketch, self.second = twin_sketches(a, width, cut.gen)
         elif width >= least:
             self.sketch = count_sketch(a, width, cut.gen)
@@ -376,7 +379,8 @@ class _Finder:
             return orthonormal(apply_rows(self.a, self.gaussian(k, self.a.shape[1])))
         if self.vectors is not None:
             return self.vectors[:, :k].to(self.a.dtype)
-        return _leading(self.sketch, k, self.cut, rounds=1 if self.poor else 3)
+        found = _leading(self.sketch, k, self.cut, rounds=1 if self.poor else 3)
+        return orthonormal(apply_rows(self.a, found.mT)) if self.stepped else found
 
     def more(self, state: _State, k: int) -> Tensor:
         """Further directions (m, k), orthogonal to the basis."""

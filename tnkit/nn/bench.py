@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tnkit.errors import DataError, OptionError, ShapeError
 from tnkit.nn.batches import evaluating, require_batches, run_batch
 from tnkit.nn.build import example_input, forward_ms
+from tnkit.nn.hooks import hooked
 from tnkit.nn.layers.module import FactoredModule
 from tnkit.nn.measure import Before
 from tnkit.nn.opening import opened
@@ -82,11 +83,8 @@ def _places(model: nn.Module, layers: dict[str, FactoredModule[Any]]) -> Any:
         return hook
 
     handles = [m.register_forward_pre_hook(watch(name), with_kwargs=True) for name, m in layers.items()]
-    try:
+    with hooked(handles):
         yield found
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _layer(name: str, made: FactoredModule[Any], dense: nn.Module, place: Place | None) -> LayerReport:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from tnkit.errors import DataError
 from tnkit.nn.batches import attention_mask, evaluating, require_batches, run_batch
+from tnkit.nn.hooks import hooked
 from tnkit.nn.opening import opened, owners, projection_input
 from tnkit.nn.outputs import Outputs
 from tnkit.nn.scope import Rules, find_scope
@@ -173,19 +174,15 @@ def collect(
         else site.layer.register_forward_pre_hook(hook, with_kwargs=True)
         for site in sites.values()
     ]
-    try:
-        with evaluating(model):
-            for batch in require_batches(calib, who):
-                first = batch if n_batches == 0 else first
-                recorder.mask = attention_mask(batch)
-                run_batch(model, batch, who)
-                recorder.end_batch()
-                if n_batches < gradient_batches:
-                    feeling.add(batch, recorder.mask)
-                n_batches += 1
-    finally:
-        for handle in handles:
-            handle.remove()
+    with hooked(handles), evaluating(model):
+        for batch in require_batches(calib, who):
+            first = batch if n_batches == 0 else first
+            recorder.mask = attention_mask(batch)
+            run_batch(model, batch, who)
+            recorder.end_batch()
+            if n_batches < gradient_batches:
+                feeling.add(batch, recorder.mask)
+            n_batches += 1
     if n_batches == 0:
         raise DataError(
             f"{who}: calib holds no batch. Give at least one, or calib=None; an exhausted generator gives none."

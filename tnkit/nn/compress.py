@@ -150,9 +150,10 @@ def compress(
         sensitivity: weigh errors by how much the model's outputs feel them, from gradients on the first batches (no
             labels are needed). Not under `max_error`, which bounds unweighted errors.
         sequential: passes over `calib` in which layers are fitted again, to what the dense ones give for the inputs
-            that they really get (see `tnkit.nn.sequential`); one that makes held-out batches worse is undone. None
-            where `calib` is an iterator, which can be gone through only once, nor under `max_error`. None: one pass
-            where that is little work (small models) and there is more than one batch, otherwise none.
+            that they really get (see `tnkit.nn.sequential`); one that makes held-out batches worse is undone. One is
+            enough, unless layers are called in another order than they depend on each other. None where `calib` is an
+            iterator, which can be gone through only once, nor under `max_error`. None: one pass where that is little
+            work (small models) and there is more than one batch, otherwise none.
         outputs: what of the model's outputs counts: "values", "logits" (the probabilities that these stand for), or
             "auto": logits where they are called so, or are as many as a table has rows.
         only_faster: time the layers on input of the shape that was seen first, and leave those dense, or make them

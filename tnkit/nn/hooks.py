@@ -1,12 +1,15 @@
-"""What a module carries beside its weights, for the one that takes its place."""
+"""Hooks: those that are there for a while, and what else a module carries beside its weights."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
-__all__ = ["carry_over"]
+__all__ = ["carry_over", "hooked"]
 
 HOOKS = (
     "_forward_hooks",
@@ -29,3 +32,24 @@ def carry_over(old: nn.Module, new: nn.Module) -> nn.Module:
         if not name.startswith("_") and not hasattr(new, name):
             setattr(new, name, value)
     return new
+
+
+@contextmanager
+def hooked(handles: Iterable[RemovableHandle]) -> Iterator[None]:
+    """Hooks that have been registered stay for the time of the block, however it ends.
+
+    Example:
+        >>> import torch
+        >>> layer, seen = torch.nn.Linear(2, 2), []
+        >>> with hooked([layer.register_forward_hook(lambda *_: seen.append(1))]):
+        ...     _ = layer(torch.ones(1, 2))
+        >>> _ = layer(torch.ones(1, 2))
+        >>> len(seen)
+        1
+    """
+    held = list(handles)
+    try:
+        yield
+    finally:
+        for handle in held:
+            handle.remove()

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from tnkit.errors import DataError
 from tnkit.nn.batches import attention_mask, evaluating, output_tensors, run_batch
+from tnkit.nn.hooks import hooked
 
 __all__ = ["Lesson"]
 
 #: What the teacher says is kept for the next time its batch comes, up to this many bytes in all.
-REMEMBER = 2**29
+REMEMBER = 2**30
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,6 +37,11 @@ class Lesson:
             return known
         with evaluating(self.teacher), _watched(self.teacher, self.blocks) as theirs:
             found = output_tensors(run_batch(self.teacher, batch, "recover")), theirs
+        for (
+            name,
+            said,
+        ) in theirs.items():  # to a part in 256, and half the room; the outputs themselves stay as they are
+            theirs[name] = said.to(torch.bfloat16) if said.dtype == torch.float32 else said
         kept = sum(_n_bytes(*said) for said in self.said.values())
         if kept + _n_bytes(*found) <= REMEMBER:
             self.said[id(batch)] = found
@@ -78,11 +84,8 @@ def _watched(model: nn.Module, names: list[str]) -> Iterator[dict[str, Tensor]]:
         return hook
 
     handles = [model.get_submodule(name).register_forward_hook(watch(name)) for name in names]
-    try:
+    with hooked(handles):
         yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _relative(mine: Tensor, theirs: Tensor, mask: Tensor | None) -> Tensor:

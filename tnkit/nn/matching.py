@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from tnkit.nn.batches import attention_mask, evaluating, run_batch
 from tnkit.nn.forms import LowRankForm
+from tnkit.nn.hooks import hooked
 from tnkit.nn.layers import FactoredLinear
 from tnkit.nn.layers.layer_type import feature_rows
 
@@ -153,16 +154,12 @@ def matches(student: nn.Module, teacher: nn.Module, batches: Iterable[Any], who:
 
     theirs = [teacher.get_submodule(name).register_forward_hook(keep(name)) for name in layers]
     mine = [layer.register_forward_hook(compare(name)) for name, layer in layers.items()]
-    try:
-        with evaluating(student), evaluating(teacher):
-            for batch in batches:
-                mask = attention_mask(batch)
-                targets.clear()
-                run_batch(teacher, batch, who)
-                run_batch(student, batch, who)
-    finally:
-        for handle in (*theirs, *mine):
-            handle.remove()
+    with hooked([*theirs, *mine]), evaluating(student), evaluating(teacher):
+        for batch in batches:
+            mask = attention_mask(batch)
+            targets.clear()
+            run_batch(teacher, batch, who)
+            run_batch(student, batch, who)
     made = (_match(layers[name], regression) for name, regression in found.items())
     return [match for match in made if match is not None]
 

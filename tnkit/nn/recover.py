@@ -28,6 +28,7 @@ from tnkit.nn.layers.module import FactoredModule
 from tnkit.nn.lesson import Lesson
 from tnkit.nn.matching import Match, matchable, matches
 from tnkit.nn.relative_adam import RelativeAdam
+from tnkit.nn.splice import is_text, spliced
 from tnkit.nn.whitening import Coordinates, whitened
 
 __all__ = ["RecoverReport", "blocks_of", "recover"]
@@ -38,6 +39,8 @@ WORSE, SLOWER = 1.1, 0.3
 MATCHED = (1.0, 0.5, 0.2)
 #: At most about so many batches are held out, matched with in each sweep, and looked at for the inputs' moments.
 HELD_OUT, MATCHING, WHITENING = 16, 64, 16
+#: With altered copies, batches of text are at least about so many, as long as there are steps for them.
+TEXTS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +92,8 @@ def recover(
     time_limit_s: float | None = 600.0,
     rate: float = 3e-3,
     learning_rate: float | None = None,
-    block_weight: float = 0.0,
+    block_weight: float = 1.0,
+    copies: int | None = None,
     inplace: bool = False,
     rng: int = 0,
 ) -> tuple[nn.Module, RecoverReport]:
@@ -110,10 +114,15 @@ def recover(
             most .3 % of their root mean square in a step. It rises for the first twentieth and falls like a cosine.
             Where a validation is a tenth worse than the best, training goes on from the best state at a third of it.
         learning_rate: plain Adam at this rate instead: the same absolute steps in all entries of all factors.
-        block_weight: of the mean error of the blocks' outputs beside that of the model's. What the teacher says in its
-            blocks takes far more memory, and made no difference in what was measured.
+        block_weight: of the mean error of the blocks' outputs beside that of the model's; 0 for the model's alone. A
+            block says something of every token, so that the same texts teach more; what the teacher says in its blocks
+            is kept up to a gigabyte.
+        copies: how many altered copies of each batch of text (a Mapping of input_ids and attention_mask) are trained on
+            beside it: crops of its rows, and heads of rows joined to the tails of others, with one word in five
+            replaced by any other (`tnkit.nn.splice`). Held-out batches stay as they are. None: as many as make about
+            256 batches, where there are steps for them; none where there are so many, or the batches are no text.
         inplace: change the model itself.
-        rng: seed of the order of the batches.
+        rng: seed of the order of the batches, and of what is altered.
 
     Returns:
         (model, report): with the best validated state, which may be the one it had.
@@ -129,7 +138,7 @@ def recover(
     Cost:
         A forward and a backward pass of the student for each step, and products with the (n, n) root of each linear
         layer's second moments (a diagonal for more than 1024 inputs); a forward pass of the teacher for each batch,
-        again and again where its outputs take more than half a gigabyte.
+        again and again where what it says takes more than a gigabyte.
 
     Example:
         >>> import torch
@@ -144,6 +153,8 @@ def recover(
     """
     highest = rate if learning_rate is None else learning_rate
     _check(model, match_sweeps, max_steps, highest, block_weight)
+    if copies is not None and copies < 0:
+        raise OptionError(f"recover: copies={copies} is negative. Use 0 for none, or a number for each batch.")
     train, held_out = _split(calib, validation)
     student = model if inplace else copy.deepcopy(model)
     lesson = Lesson(student, teacher, blocks_of(student) if block_weight > 0 else [], block_weight)
@@ -153,6 +164,7 @@ def recover(
         limit = None if time_limit_s is None else max(time_limit_s - (time.perf_counter() - start), 1e-6)
         adam = _adam(student, parameters, train if max_steps else [], learning_rate is None)
         schedule = _Schedule(max_steps, limit, highest)
+        train = _with_copies(train, copies, max_steps, rng)
         report = _train(lesson, adam, parameters, train, held_out, schedule, rng, matched)
     return student, replace(report, elapsed_s=time.perf_counter() - start)
 
@@ -193,6 +205,16 @@ def _split(calib: Iterable[Any], validation: Iterable[Any] | None) -> tuple[list
     if not train or not held_out:
         raise DataError("recover: there is no batch to train or to validate on. Give at least one of each.")
     return train, held_out
+
+
+def _with_copies(train: list[Any], copies: int | None, max_steps: int, rng: int) -> list[Any]:
+    """The batches, and altered ones of those that are text."""
+    texts = [batch for batch in train if is_text(batch)]
+    if copies is None:
+        copies = max(0, min(TEXTS, max_steps) // len(train) - 1)
+    generator = torch.Generator().manual_seed(rng)
+    words = max((int(batch["input_ids"].max()) for batch in texts if batch["input_ids"].numel()), default=-1) + 1
+    return [*train, *(spliced(batch, generator, words) for _ in range(copies) for batch in texts)]
 
 
 @contextmanager

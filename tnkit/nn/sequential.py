@@ -2,9 +2,11 @@
 
 In a compressed model a layer sees inputs x' that the layers before it have changed. The linear map of x' that comes
 nearest to the dense layer's outputs y is T = C G⁺ with G = Σ (x' − μ)(x' − μ)ᵀ and C = Σ (y − ȳ)(x' − μ)ᵀ; the best
-layer of a format is the fit to T in the metric of G and of the outputs' gradients, with the bias ȳ − Ŵ μ. Of the data
-only G, C and the means are kept. Layers are corrected one after the other, each on the inputs that the corrected ones
-before it give; all at once overshoot. A pass that does not make held-out batches better is undone.
+layer of a format is the fit to T in the metric of G and of the outputs' gradients, with the bias ȳ − Ŵ μ. Where a
+layer's outputs are added to a stream (see `tnkit.nn.streams`), y is what makes the sum that of the dense model, so that
+errors of the stream are mended and do not add up. Of the data only G, C and the means are kept. Layers are corrected
+one after the other, each on the inputs that the corrected ones before it give; all at once overshoot. A pass that does
+not make held-out batches better is undone, and tried without streams.
 
 References:
     Zhang et al. (2015), arXiv 1505.06798 (asymmetric reconstruction); Wang et al., SVD-LLM, arXiv 2403.07378.
@@ -19,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from tnkit.nn.batches import attention_mask, evaluating, run_batch
 from tnkit.nn.build import Built, as_weight, relative_error
@@ -26,6 +29,7 @@ from tnkit.nn.choice import Choice
 from tnkit.nn.outputs import Outputs, felt_outputs
 from tnkit.nn.plan import Outcome
 from tnkit.nn.stats import InputStats
+from tnkit.nn.streams import Place, meetings
 from tnkit.nn.surgery import replaced, swap_
 
 __all__ = ["correctable", "corrected", "is_little_work"]
@@ -116,19 +120,25 @@ def corrected(
                 yield batch
 
     student = replaced(model, found.layers)
-    groups = _in_order(student, places, next(part(held_out=False)))
+    first = next(part(held_out=False))
+    groups, sums = _in_order(student, places, first), meetings(model, places, first)
     best = _error(model, student, part(held_out=True), outputs)
     for _ in range(sweeps):
-        layers, reports = dict(found.layers), {r.name: r for r in found.reports}
-        for group in groups:
-            moments = _moments(model, student, {name: places[name] for name in group}, part(held_out=False))
-            made = {name: _refitted(*places[name], of) for name, of in moments.items()}
-            layers |= {name: built.module for name, built in made.items()}
-            for name, built in made.items():
-                reports[name] = replace(reports[name], rel_error=relative_error(places[name][0], built))
-            swap_(student, {name: copy.deepcopy(built.module) for name, built in made.items()})
-        error = _error(model, student, part(held_out=True), outputs)
-        if not error < best:  # a NaN is not
+        for met in (sums, {}) if sums else ({},):
+            before = {name: student.get_submodule(name) for name in places}
+            layers, reports = dict(found.layers), {r.name: r for r in found.reports}
+            for group in groups:
+                moments = _moments(model, student, {name: places[name] for name in group}, met, part(held_out=False))
+                made = {name: _refitted(*places[name], of) for name, of in moments.items()}
+                layers |= {name: built.module for name, built in made.items()}
+                for name, built in made.items():
+                    reports[name] = replace(reports[name], rel_error=relative_error(places[name][0], built))
+                swap_(student, {name: copy.deepcopy(built.module) for name, built in made.items()})
+            error = _error(model, student, part(held_out=True), outputs)
+            if error < best:  # a NaN is not
+                break
+            swap_(student, before)
+        else:
             break
         best = error
         found = replace(found, layers=layers, reports=tuple(reports[r.name] for r in found.reports), score=None)
@@ -182,11 +192,16 @@ def _error(model: nn.Module, student: nn.Module, batches: Iterable[Any], outputs
 
 
 def _moments(
-    model: nn.Module, student: nn.Module, places: Mapping[str, tuple[Choice, int]], batches: Iterable[Any]
+    model: nn.Module,
+    student: nn.Module,
+    places: Mapping[str, tuple[Choice, int]],
+    sums: Mapping[str, Place],
+    batches: Iterable[Any],
 ) -> dict[str, _Moments]:
     """Of every layer that both models call with rows of equal number; each must be called once."""
     found: dict[str, _Moments] = {}
     targets: dict[str, Tensor] = {}
+    given: dict[str, tuple[Tensor, Tensor]] = {}
     left: set[str] = set()
     mask: Tensor | None = None
 
@@ -195,35 +210,49 @@ def _moments(
         if not left:
             raise _Enough
 
-    def keep(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, output: Tensor) -> None:
-            targets[name] = output
+    def keep(name: str) -> Callable[[Tensor], None]:
+        def see(x: Tensor) -> None:
+            targets[name] = x
             done(name)
 
-        return hook
+        return see
+
+    def add(name: str, x: Tensor, wanted: Tensor) -> None:
+        item = places[name][0].item
+        here = None if mask is None else mask.to(x.device)
+        y = item.recipe.kind.output_rows(item.layer, wanted, here)
+        start = 0
+        for rows in item.recipe.kind.rows(item.layer, item.recipe.reading, x, here):
+            one = _Moments.of(rows, y[:, start : start + rows.shape[1]])
+            start += rows.shape[1]
+            if name in found:
+                found[name].add(one)
+            else:
+                found[name] = one
 
     def compare(name: str) -> Callable[..., None]:
-        item = places[name][0].item
-
         def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-            if name in targets and args and targets[name].shape == output.shape:
-                here = None if mask is None else mask.to(output.device)
-                y = item.recipe.kind.output_rows(item.layer, targets.pop(name), here)
-                start = 0
-                for rows in item.recipe.kind.rows(item.layer, item.recipe.reading, args[0], here):
-                    one = _Moments.of(rows, y[:, start : start + rows.shape[1]])
-                    start += rows.shape[1]
-                    if name in found:
-                        found[name].add(one)
-                    else:
-                        found[name] = one
+            fits = name in targets and bool(args) and targets[name].shape == output.shape
+            if fits and name in sums:
+                given[name] = args[0].clone(), output.clone()
+                return
+            if fits:
+                add(name, args[0], targets.pop(name))
             done(name)
 
         return hook
 
-    def run(which: nn.Module, watch: Callable[[str], Callable[..., None]], batch: Any) -> None:
+    def meet(name: str) -> Callable[[Tensor], None]:
+        def see(total: Tensor) -> None:
+            if name in given:
+                x, y = given.pop(name)
+                add(name, x, y + targets.pop(name) - total)
+                done(name)
+
+        return see
+
+    def run(which: nn.Module, handles: list[RemovableHandle], batch: Any) -> None:
         left.update(places)
-        handles = [which.get_submodule(name).register_forward_hook(watch(name)) for name in places]
         try:
             run_batch(which, batch, "compress")
         except _Enough:
@@ -236,8 +265,11 @@ def _moments(
         for batch in batches:
             mask = attention_mask(batch)
             targets.clear()
-            run(model, keep, batch)
-            run(student, compare, batch)
+            given.clear()
+            run(model, [sums.get(name, Place(name, "output")).watch(model, keep(name)) for name in places], batch)
+            handles = [student.get_submodule(name).register_forward_hook(compare(name)) for name in places]
+            handles += [sums[name].watch(student, meet(name)) for name in places if name in sums]
+            run(student, handles, batch)
     return {name: of for name, of in found.items() if bool(of.gram.isfinite().all() and of.cross.isfinite().all())}
 
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from tnkit.arrays import engine_dtype
 from tnkit.nn.batches import attention_mask, evaluating, run_batch
 from tnkit.nn.forms import LowRankForm
+from tnkit.nn.hooks import hooked
 from tnkit.nn.layers import FactoredLinear
 from tnkit.nn.layers.layer_type import feature_rows
 
@@ -110,14 +111,10 @@ def whitened(model: nn.Module, batches: Iterable[Any], who: str = "recover") -> 
         return hook
 
     handles = [layer.register_forward_pre_hook(watch(layer)) for layer in seen]
-    try:
-        with evaluating(model):
-            for batch in batches:
-                mask = attention_mask(batch)
-                run_batch(model, batch, who)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with hooked(handles), evaluating(model):
+        for batch in batches:
+            mask = attention_mask(batch)
+            run_batch(model, batch, who)
     found: dict[nn.Parameter, Coordinates] = {}
     for layer, moments in seen.items():
         if moments.count and bool(torch.isfinite(moments.total).all()) and float(moments.total.abs().sum()) > 0:

@@ -27,7 +27,7 @@ from tnkit.search.several import Several
 from tnkit.solvers import StepInfo
 from tnkit.tensorize import Tensorization, balanced_factors
 
-__all__ = ["StructureSearch", "mixed_orders", "usual"]
+__all__ = ["StructureSearch", "merged_scales", "mixed_orders", "usual"]
 
 _PARTS = (400, 130, 45, 20, 10, 6, 4, 3)  # of the observed entries: numbers at each rung
 _KEEP, _KEEP_OTHERS, _RAISES, _STEPS = 0.75, 0.5, 3, 20  # of the structures after each rung; sweeps of each fit
@@ -87,7 +87,8 @@ class StructureSearch(CompletionMethod):
         objective = ObservedObjective(
             obs, plan, rng=rng, control=racing, holdout=self.holdout, sample=self.sample, each=self.each
         )
-        strategy = self.strategy or usual(mixed_orders(owners, plan.out_shape), obs.n, sum(plan.out_shape))
+        orders, merged = mixed_orders(owners, plan.out_shape), merged_scales(owners, plan.out_shape)
+        strategy = self.strategy or usual(orders, obs.n, sum(plan.out_shape), merged)
         history: list[StepInfo] = []
 
         def heard(trial: Trial) -> None:
@@ -122,17 +123,25 @@ class StructureSearch(CompletionMethod):
         return Tensorization.start(shape).reshape([parts[k] for k in used]), tuple(owners[k] for k in used)
 
 
-def usual(orders: tuple[tuple[int, ...], ...], entries: int, least: int) -> Proposer:
+def usual(
+    orders: tuple[tuple[int, ...], ...],
+    entries: int,
+    least: int,
+    merged: tuple[tuple[tuple[int, ...], ...], ...] = (),
+) -> Proposer:
     """Trains and Tucker tensors of growing size, which cost little, then rings, then trees.
 
     Args:
         orders: of the parts.
         entries: that are observed; sizes are parts of their number.
         least: the smallest size.
+        merged: trains whose nodes hold several parts.
     """
     sizes = tuple(dict.fromkeys(max(round(entries / part), least) for part in _PARTS))
-    loose = RankLadder(orders, ("train", "tucker"), sizes=sizes, keep=_KEEP, raises=_RAISES, steps=_STEPS)
-    others = (replace(loose, shapes=(shape,), keep=_KEEP_OTHERS) for shape in ("ring", "tree"))
+    loose = RankLadder(
+        orders, ("train", "tucker"), merged=merged, sizes=sizes, keep=_KEEP, raises=_RAISES, steps=_STEPS
+    )
+    others = (replace(loose, shapes=(shape,), merged=(), keep=_KEEP_OTHERS) for shape in ("ring", "tree"))
     return Several((loose, *others))
 
 
@@ -159,15 +168,53 @@ def mixed_orders(owners: tuple[int, ...], sizes: tuple[int, ...] = ()) -> tuple[
     return tuple(dict.fromkeys((tuple(range(len(owners))), coarse, fine, folded, *(g for g in guessed if g))))
 
 
-def _shuffled(sizes: tuple[int, ...], ways: int) -> tuple[int, ...]:
-    """The longest run of equal sizes dealt out among so many modes, coarse beside coarse; () where there is none."""
+def merged_scales(owners: tuple[int, ...], sizes: tuple[int, ...] = ()) -> tuple[tuple[tuple[int, ...], ...], ...]:
+    """Trains in which the parts of one scale, one of each mode, are one node; modes of one part come first or last.
+
+    Args:
+        owners: as for `mixed_orders`.
+        sizes: as there.
+
+    Returns:
+        For each train the parts of each node; nothing where no mode has two parts and none can be guessed.
+
+    Example:
+        >>> merged_scales((0, 0, 1, 1, 2))
+        (((4,), (0, 2), (1, 3)), ((0, 2), (1, 3), (4,)))
+        >>> merged_scales((0, 1, 2, 3, 4), (8, 8, 8, 8, 3))
+        (((4,), (0, 2), (1, 3)), ((0, 2), (1, 3), (4,)))
+    """
+    groups = [tuple(k for k, owner in enumerate(owners) if owner == mode) for mode in dict.fromkeys(owners)]
+    found = [[group for group in groups if len(group) > 1]]
+    if not found[0]:
+        found = [_dealt(sizes, ways) for ways in (2, 3)]
+    trains: list[tuple[tuple[int, ...], ...]] = []
+    for split in found:
+        depth = max(map(len, split), default=0)
+        scales = [tuple(group[j] for group in split if j < len(group)) for j in range(depth)]
+        alone = [(k,) for k in range(len(owners)) if not any(k in group for group in split)]
+        if len(split) > 1:
+            trains += [(*alone, *scales), (*scales, *alone)]
+    return tuple(dict.fromkeys(trains))
+
+
+def _dealt(sizes: tuple[int, ...], ways: int) -> list[tuple[int, ...]]:
+    """The longest run of equal sizes cut into so many modes of two parts or more; nothing where that does not go."""
     runs = [tuple(k for k, _ in run) for _, run in groupby(enumerate(sizes), key=lambda pair: pair[1])]
     run = max(runs, key=len, default=())
     if len(run) < 2 * ways or len(run) % ways:
-        return ()
+        return []
     depth = len(run) // ways
-    dealt = [run[way * depth + j] for j in range(depth) for way in range(ways)]
-    return (*range(run[0]), *dealt, *range(run[-1] + 1, len(sizes)))
+    return [run[way * depth : (way + 1) * depth] for way in range(ways)]
+
+
+def _shuffled(sizes: tuple[int, ...], ways: int) -> tuple[int, ...]:
+    """The longest run of equal sizes dealt out among so many modes, coarse beside coarse; () where there is none."""
+    groups = _dealt(sizes, ways)
+    if not groups:
+        return ()
+    dealt = [k for scale in zip(*groups, strict=True) for k in scale]
+    return (*range(min(dealt)), *dealt, *range(max(dealt) + 1, len(sizes)))
 
 
 def _factors(n: int, part: int) -> tuple[int, ...]:

@@ -2,9 +2,10 @@
 
 The spectra of all cuts tell how large each rank is that stands out of the noise, and how large one is needed at eps.
 `matched_graphs` gives the graphs whose generic ranks are those: for data that come from a network there are few, and
-the one that they come from is among them. They are fitted from many starts, the smallest first, and again from more
-starts where their errors are the least: a fit of a graph with loops often ends in a valley. Nodes of the one that
-reaches eps are split where that saves numbers.
+the one that they come from is among them. They are fitted from many starts, the smallest first: a fit of a graph with
+loops often ends in a valley. Where their errors are the least they are fitted again, now from above: of a graph with
+one rank more, fitted as well as it goes, that rank is dropped in many ways, and far more of these starts arrive than of
+random ones. Nodes of the one that reaches eps are split where that saves numbers.
 
 The search is tnkit's own; splits are those of Greedy-TN (arXiv 2008.05437).
 
@@ -44,17 +45,17 @@ class MatchedSearch(Proposer):
 
     Attributes:
         candidates: graphs that are fitted at the most for each way to read the ranks; twice as many in all.
-        rounds: of fits; the half of the graphs with the larger errors is left after every second one.
+        rounds: of fits; the half of the graphs with the smaller errors goes on.
         again: rounds for the smaller graphs where a larger one has reached eps in the first.
-        starts: of each fit in the first round; the second has twice as many, the third three times.
-        steps: sweeps of a fit; those of the first round take half of them.
+        starts: of each fit in the first round; twice as many in the others, half of them from above.
+        steps: sweeps of a fit.
         otherwise: what is tried where none of them reaches eps.
     """
 
     candidates: int = 6
-    rounds: int = 7
-    again: int = 6
-    starts: int = 12
+    rounds: int = 5
+    again: int = 2
+    starts: int = 32
     steps: int = 200
     otherwise: tuple[Proposer, ...] = (LoopSearch(),)
     splitting: GreedyTN = field(default_factory=GreedyTN)
@@ -80,21 +81,38 @@ class MatchedSearch(Proposer):
         close: list[Trial] = []
         best: Trial | None = None
         for graph in self.graphs(setting):
-            (trial,) = yield [Proposal(graph, steps=self.steps // 2, starts=self.starts)]
+            (trial,) = yield [Proposal(graph, steps=self.steps, starts=self.starts)]
             if trial is not None and objective.reached(trial.error):
                 best = trial
                 break
             close += [] if trial is None else [trial]
         for number in range(2, (self.rounds if best is None else self.again) + 1):
-            if number % 2 == 1:
-                close = sorted(close, key=lambda t: t.error)[: max(2, len(close) // 2)]
+            close = sorted(close, key=lambda t: t.error)[: max(3, (len(close) + 1) // 2)]
             close.sort(key=lambda t: t.graph.n_params)
-            for at, trial in enumerate(close):
-                (more,) = yield [Proposal(trial.graph, trial, steps=self.steps, starts=number * self.starts)]
+            left: list[Trial] = []
+            for trial in close:
+                inside = best is not None and _holds(best.graph, trial.graph)
+                parent = best if inside else (yield from self.larger(trial, close, number))
+                (more,) = yield [Proposal(trial.graph, parent, steps=self.steps, starts=2 * self.starts, afresh=True)]
                 if more is not None and objective.reached(more.error):
                     return more
-                close[at] = trial if more is None else more
+                if parent is not None and objective.reached(parent.error) and not inside:
+                    best = parent
+                left += [] if inside else [trial if more is None else more]
+            close = left
         return best
+
+    def larger(
+        self, trial: Trial, close: list[Trial], number: int
+    ) -> Generator[list[Proposal], list[Trial | None], Trial]:
+        """A larger graph from which to come down to a trial's: one that was fitted, else one with a rank more."""
+        known = [t for t in close if t is not trial and _holds(t.graph, trial.graph)]
+        if known:
+            return min(known, key=lambda t: t.error)
+        options = sorted((trial.graph.with_rank(b, r + 1) for b, r in trial.graph.ranks.items()), key=_size)
+        graph = options[number % len(options)]
+        (made,) = yield [Proposal(graph, trial, steps=self.steps, starts=self.starts)]
+        return trial if made is None else made
 
     def graphs(self, setting: Setting) -> Iterator[Graph]:
         """Of the ranks that stand out, then of those that eps needs, then of what is in between."""
@@ -115,6 +133,15 @@ class MatchedSearch(Proposer):
                 if graph.key not in seen and len(seen) < 2 * self.candidates:
                     seen.add(graph.key)
                     yield graph
+
+
+def _size(graph: Graph) -> int:
+    return graph.n_params
+
+
+def _holds(large: Graph, small: Graph) -> bool:
+    """Whether a graph has the same nodes, and no rank below that of the other."""
+    return large.nodes == small.nodes and all(large.rank(b) >= r for b, r in small.ranks.items())
 
 
 STRATEGIES.register(MatchedSearch.name, MatchedSearch)

@@ -5,7 +5,8 @@ A population of graphs, each the upper half of a matrix of ranks. Its fitness is
 parents: a child has the ranks of one, and those at some nodes of the other. Some of its bonds are drawn anew.
 
 In the paper every graph is fitted from noise; here a child starts from the tensors of its first parent where warm
-starts are on, and graphs that the cuts forbid are not fitted.
+starts are on (and only what promises after some sweeps is fitted to the end, `raced`), and graphs that the cuts forbid
+are not fitted.
 
 Reference: Li & Sun, Evolutionary Topology Search for Tensor Network Decomposition, ICML 2020.
 
@@ -29,6 +30,7 @@ import torch
 from tnkit.search.graph import Bond, Graph
 from tnkit.search.objective import Trial
 from tnkit.search.proposer import STRATEGIES, Conversation, Proposal, Proposer, Setting
+from tnkit.search.raced import raced
 
 __all__ = ["TNGA"]
 
@@ -68,8 +70,9 @@ class TNGA(Proposer):
         known: dict[str, Trial] = {}
         for _ in range(self.generations):
             asked = [(g, parent) for g, parent in graphs if self.hopeful(g, setting)] or graphs
-            trials = yield [Proposal(g, parent, steps=self.steps) for g, parent in asked]
-            known |= {t.graph.key: t for t in trials if t is not None}
+            proposals = [Proposal(g, parent, steps=self.steps) for g, parent in asked]
+            trials = yield from raced(setting, proposals, finalists=max(2, self.population // 6))
+            known |= {t.graph.key: t for t in trials}
             if not known:
                 return
             alive = sorted(known.values(), key=lambda t: self.fitness(t, setting))

@@ -82,7 +82,7 @@ class GreedyTN(Proposer):
             smaller = sorted([*merges(best), *splits(best, tol)], key=lambda t: t.graph.n_params)
             if not smaller:
                 return best
-            (trial,) = yield [Proposal(smaller[0].graph, smaller[0], steps=self.full_steps)]
+            (trial,) = yield [Proposal(smaller[0].graph, smaller[0], steps=self.full_steps, afresh=True)]
             kept = trial is not None and (objective.reached(trial.error) or trial.error <= best.error * (1 + 1e-3))
             if trial is None or not kept:
                 return best
@@ -106,7 +106,7 @@ def lowered(
         if objective.bound(smaller) > eps:
             closed.add(bond)
             continue
-        (trial,) = yield [Proposal(smaller, best, steps=steps, starts=starts)]
+        (trial,) = yield [Proposal(smaller, best, steps=steps, starts=starts, afresh=starts > 1)]
         if trial is not None and objective.reached(trial.error):
             best = trial
         else:

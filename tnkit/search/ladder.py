@@ -31,6 +31,7 @@ class RankLadder(Proposer):
     Attributes:
         orders: of the modes; the given one by default.
         shapes: of networks: "train", "ring", "tree" (binary, over the order) and "tucker" (up to five modes).
+        merged: trains whose nodes hold several modes: the modes of each node, for each train.
         rungs: ranks.
         sizes: numbers, in place of ranks: at each rung every structure has the largest rank at which it takes no more.
         keep: the share of the structures that goes on to the next rung.
@@ -41,6 +42,7 @@ class RankLadder(Proposer):
 
     orders: tuple[tuple[int, ...], ...] = ()
     shapes: tuple[str, ...] = ("train", "ring", "tree", "tucker")
+    merged: tuple[tuple[tuple[int, ...], ...], ...] = ()
     rungs: tuple[int, ...] = (2, 3, 4, 6, 8, 11, 15, 20, 27, 36, 48, 64)
     sizes: tuple[int, ...] = ()
     keep: float = 0.7
@@ -54,6 +56,7 @@ class RankLadder(Proposer):
         """See `Proposer.propose`."""
         objective, shape = setting.objective, setting.shape
         firsts = {g.key: g for order in self.orders or (tuple(range(len(shape))),) for g in self.made(shape, order)}
+        firsts |= {g.key: g for g in (self.joined(shape, nodes) for nodes in self.merged)}
         alive: list[Trial] = []
         trials = yield [Proposal(g, steps=self.steps) for g in firsts.values()]
         alive = sorted([t for t in trials if t is not None], key=lambda t: t.error)
@@ -91,6 +94,11 @@ class RankLadder(Proposer):
         if "tucker" in self.shapes and 2 < d <= 5:
             found.append(raised(star(shape, (rank,) * d), rank))
         return found
+
+    def joined(self, shape: tuple[int, ...], nodes: Sequence[tuple[int, ...]]) -> Graph:
+        """A train whose nodes hold several modes, at the first rung."""
+        rank = self.rungs[0]
+        return raised(Graph(shape, nodes, {(k, k + 1): rank for k in range(len(nodes) - 1)}), rank)
 
     def grown(self, setting: Setting, best: Trial) -> Generator[list[Proposal], list[Trial | None], None]:
         """Single bonds by a quarter, the best of all at a time, while the error falls."""

@@ -2,7 +2,8 @@
 
 Both move about a centre. TnALE goes along one coordinate at a time: each bond's rank within a radius, then each pair
 of modes exchanged, back and forth until nothing changes. TNLS draws neighbours, with steps that cool. In the papers
-every candidate is fitted from noise; here a fit starts from the centre's tensors, and what the cuts forbid is left out.
+every candidate is fitted from noise; here a fit starts from the centre's tensors, what the cuts forbid is left out, and
+only those that promise after some sweeps are fitted to the end (`raced`).
 
 References: TnALE: Li, Zeng, Li, Caiafa, Zhao, arXiv 2304.12875; TNLS: Li, Zeng, Tao, Zhao, arXiv 2206.06597.
 """
@@ -20,6 +21,7 @@ from tnkit.errors import OptionError
 from tnkit.search.graph import Bond, Graph, chain, ring
 from tnkit.search.objective import Trial
 from tnkit.search.proposer import STRATEGIES, Conversation, Proposal, Proposer, Setting
+from tnkit.search.raced import raced
 
 __all__ = ["TNLS", "TnALE"]
 
@@ -119,8 +121,7 @@ class TnALE(Proposer):
                 if centre is None:
                     return
                 graphs = _admitted(list(options(centre.graph, radius)), setting)
-                trials = yield [Proposal(g, centre, steps=self.steps) for g in graphs]
-                known = [t for t in trials if t is not None]
+                known = yield from raced(setting, [Proposal(g, centre, steps=self.steps) for g in graphs])
                 centre = min([centre, *known], key=setting.objective.score)
             if centre is before:
                 if radius <= self.radius:
@@ -194,10 +195,8 @@ class TNLS(Proposer):
             now = centre.graph
             graphs = [self.neighbour(now, bonds, width, swaps, setting.rng) for _ in range(self.samples)]
             unique = list({g.key: g for g in graphs if g.key != now.key}.values())
-            trials: list[Trial | None] = yield [
-                Proposal(g, centre, steps=self.steps) for g in _admitted(unique, setting)
-            ]
-            known = [t for t in trials if t is not None]
+            asked = [Proposal(g, centre, steps=self.steps) for g in _admitted(unique, setting)]
+            known = yield from raced(setting, asked, finalists=3)
             centre = min([centre, *known], key=setting.objective.score)
             width, swaps = 0.9 * width, 0.94 * swaps
 

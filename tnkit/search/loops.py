@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from tnkit.search.cut_needs import needs
 from tnkit.search.graph import Bond, Graph
+from tnkit.search.greedy import lowered
 from tnkit.search.objective import Trial
 from tnkit.search.proposer import STRATEGIES, Conversation, Proposal, Proposer, Setting
 
@@ -94,6 +95,7 @@ class LoopSearch(Proposer):
                     (full,) = yield [Proposal(trial.graph, trial, steps=self.steps, starts=3 * self.starts)]
                     best = best if full is None or full.error > best.error else full
             tries = 2
+        yield from lowered(setting, best, self.steps, 3 * self.starts)
 
 
 def unicyclic(d: int) -> Array:

@@ -24,6 +24,7 @@ from tnkit.decompose.hierarchical import fit_tree
 from tnkit.decompose.rank_search import measured
 from tnkit.decompose.resize import resized
 from tnkit.decompose.tree_svd import is_tree
+from tnkit.rng import normal
 from tnkit.search.graph import Graph, chain
 from tnkit.search.reduced import Reduced
 from tnkit.search.together import fit_together, suits
@@ -34,6 +35,7 @@ __all__ = ["DenseObjective", "Objective", "Trial"]
 
 _CUTS = 12  # modes up to which the spectra of all cuts are taken
 _BOUNDED = 10  # nodes up to which all sides of a graph are looked at
+_MANY, _DROPPED = 8, 32  # starts from which on larger parents are cut in several ways; ways at the most
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,9 +73,11 @@ class Objective(ABC):
 
     Attributes:
         norm: of what is fitted, in which the spectra are.
+        warm: whether a fit starts from its parent's tensors.
     """
 
     norm: float = 1.0
+    warm: bool = True
 
     def __init__(
         self,
@@ -181,7 +185,7 @@ class DenseObjective(Objective):
             graph: the structure.
             start: a trial over the same nodes, or over others with the same modes.
             steps: sweeps at the most.
-            starts: how many; random ones beside that from the trial, if they are done together.
+            starts: how many, if they are done together; random ones beside those from the trial.
         """
         begun = time.perf_counter()
         if start is None and graph.is_tree and len(graph.nodes) > 1 and self.trees.resolved:
@@ -192,24 +196,37 @@ class DenseObjective(Objective):
         problem = self.problem(graph, Target(ranks=ranks, eps=self.eps))
         goal = None if self.eps is None else self.eps * (1 - 1e-5)
         method = ALS(max_steps=steps, starts=starts)
-        tensors = None if start is None or not self.warm else moved(start, graph, self.rng)
+        given = [] if start is None or not self.warm else self.starts_from(start, graph, starts)
         if self.reduced is None or goal is None:
-            trial = self._solve(method, problem, ranks, tensors, goal)
+            trial = self._solve(method, problem, ranks, given, goal)
         else:
             core = self.reduced.within(problem)
-            inside = None if tensors is None else core.inside(tensors)
+            inside = [core.inside(tensors) for tensors in given]
             trial = core.outside(self._solve(method, core.problem, ranks, inside, core.goal(goal)))
         error = measured(problem, trial.tensors)
         return Trial(graph, tuple(trial.tensors), error, time.perf_counter() - begun, effort=steps * starts)
 
+    def starts_from(self, trial: Trial, graph: Graph, count: int) -> list[tuple[Tensor, ...]]:
+        """The tensors of a trial, and where many starts are asked half as many ways to drop what is too much of it."""
+        first = moved(trial, graph, self.rng)
+        if first is None:
+            return []
+        drawn = dropped(trial, graph, self.rng, min(count // 2, _DROPPED)) if count >= _MANY else []
+        return [first, *drawn]
+
     def _solve(
-        self, method: ALS, problem: Problem, ranks: tuple[int, ...], start: Sequence[Tensor] | None, goal: float | None
+        self,
+        method: ALS,
+        problem: Problem,
+        ranks: tuple[int, ...],
+        given: Sequence[Sequence[Tensor]],
+        goal: float | None,
     ) -> Solved:
         """One start after the other, or all of them together."""
         if method.starts < 2 or is_tree(problem.layout, ranks) or not suits(problem, ranks, method.starts):
-            return method.solve(problem, ranks, start, goal, quick=True)
+            return method.solve(problem, ranks, given[0] if given else None, goal, quick=True)
         tensors, error = fit_together(
-            problem, ranks, start, goal, steps=method.max_steps, count=method.starts, control=self.control
+            problem, ranks, given, goal, steps=method.max_steps, count=method.starts, control=self.control
         )
         return Solved(tensors, error, CONVERGED)
 
@@ -260,6 +277,40 @@ def moved(start: Trial, graph: Graph, rng: torch.Generator) -> tuple[Tensor, ...
     ranks = {f"b{a}_{b}": graph.rank((a, b)) for a, b in union.ranks}
     done = resized(union.topology, tensors, ranks, rng)
     return squeezed(union, graph, done)
+
+
+def dropped(start: Trial, graph: Graph, rng: torch.Generator, count: int) -> list[tuple[Tensor, ...]]:
+    """Ways to lower the ranks of a trial to those of another graph of the same nodes; none where none is lower.
+
+    A bond is one of many, as any matrix and its inverse may stand on it. Each way turns the bonds that are to be
+    shorter by a random orthogonal matrix and cuts off the last places. A sweep later these are different starts near a
+    larger network that fits well; far more of them arrive than of random ones.
+
+    Args:
+        start: a trial.
+        graph: with the ranks that are wanted.
+        rng: random numbers.
+        count: ways.
+    """
+    shorter = {b: graph.rank(b) for b, r in start.graph.ranks.items() if graph.rank(b) < r}
+    if not shorter or start.graph.nodes != graph.nodes:
+        return []
+    between = Graph(graph.shape, graph.nodes, {**start.graph.ranks, **shorter})
+    found = []
+    for _ in range(count):
+        tensors = list(start.tensors)
+        for (a, b), rank in shorter.items():
+            full = start.graph.rank((a, b))
+            square = normal((full, full), tensors[a], rng)
+            turn = torch.linalg.qr(square)[0][:, :rank]  # (r, r')
+            for node, matrix in ((a, turn), (b, turn.conj())):
+                axis = start.graph.topology.inputs[node].index(f"b{a}_{b}")
+                tensors[node] = torch.tensordot(tensors[node], matrix, dims=([axis], [0])).movedim(-1, axis)
+        cut = Trial(between, squeezed(start.graph, between, tensors), start.error)
+        made = moved(cut, graph, rng)
+        if made is not None:
+            found.append(made)
+    return found
 
 
 def replaced(trial: Trial, by: str) -> Trial:

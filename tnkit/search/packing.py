@@ -233,18 +233,19 @@ class PackingSearch(Proposer):
 
 
 def _down(front: TuckerFront, eps: float, setting: Setting) -> Conversation:
-    """Smaller cores, whose truncated HOSVD misses eps by little: a fit may reach it."""
-    place = int((front.errors > eps).sum())
-    low, high = int((front.errors > 1.25 * eps).sum()), place  # a point that fails, one that does not
+    """Smaller cores, whose bases on the front miss eps by little: a fit may reach it; larger ones where it did not."""
+    middle = int((front.errors > eps).sum())
+    low, high = int((front.errors > 1.25 * eps).sum()) - 1, int((front.errors > 0.97 * eps).sum())
+    high = min(high, len(front) - 1)
     for _ in range(_WALK):
-        middle = (low + high) // 2
-        if high - low < 2:
-            return
-        (trial,) = yield [Proposal(star(setting.shape, front.at(middle)))]
+        (trial,) = yield [Proposal(star(setting.shape, front.at(min(middle, high))))]
         if trial is not None and setting.objective.reached(trial.error):
             high = middle
         else:
             low = middle
+        middle = (low + high) // 2
+        if high - low < 2:
+            return
 
 
 def _cheapest_tree(objective: DenseObjective) -> Graph:

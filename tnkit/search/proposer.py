@@ -31,6 +31,7 @@ class Proposal:
             closely at that one.
         steps: sweeps at the most.
         starts: how many, the parent's among them.
+        afresh: fit it again where it was fitted before: this parent is another way to it.
     """
 
     graph: Graph
@@ -38,10 +39,11 @@ class Proposal:
     free_ranks: bool = False
     steps: int = 60
     starts: int = 1
+    afresh: bool = False
 
     def answered(self, known: Trial) -> bool:
         """Whether an earlier fit of the same graph had as much work put into it."""
-        return self.free_ranks or known.effort >= self.steps * self.starts
+        return self.free_ranks or (known.effort >= self.steps * self.starts and not self.afresh)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

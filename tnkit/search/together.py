@@ -2,7 +2,9 @@
 
 A fit of a graph with loops depends on its start: one in two or three ends in a valley. For a small array a sweep takes
 as long as its calls, so a dozen starts cost hardly more than one when each call serves all of them. Every start has its
-own extrapolation (Ang, Cohen, Gillis, Hien, doi:10.1137/19M1288395); starts that stay behind are dropped.
+own extrapolation (Ang, Cohen, Gillis, Hien, doi:10.1137/19M1288395). Starts that stay behind are dropped, the half of
+them after few sweeps (successive halving, Jamieson & Talwalkar, arXiv 1502.07943): a start that will arrive is among
+the better ones early, and one in thirty that arrives is enough.
 """
 
 from __future__ import annotations
@@ -24,8 +26,9 @@ __all__ = ["fit_together", "suits"]
 
 _START = "start of a batch"
 _LARGE = 2**20  # entries of the array times starts, beyond which a batch gains nothing
-_HALVE = (20, 45, 90)  # sweeps after which the worse half of the starts is dropped
-_STALLED, _WINDOW = 1e-3, 15  # a start has ended when its error falls by less than this share over so many sweeps
+_FEW = 4  # starts, below which a batch gains nothing
+_HALVE = (10, 20, 45, 90)  # sweeps after which the worse half of the starts is dropped
+_STALLED, _WINDOW = 3e-3, 15  # a start has ended when its error falls by less than this share over so many sweeps
 
 
 def suits(problem: Problem, ranks: Sequence[int], count: int) -> bool:
@@ -34,7 +37,12 @@ def suits(problem: Problem, ranks: Sequence[int], count: int) -> bool:
     if problem.x.is_complex() or any(c is not None for c in topology.constants):
         return False
     widest = max(prod(shape) for shape in problem.layout.shapes(ranks))
-    return problem.x.numel() * count <= _LARGE and widest <= 4096
+    return _at_once(problem) >= min(count, _FEW) and widest <= 4096
+
+
+def _at_once(problem: Problem) -> int:
+    """Starts of a batch at the most."""
+    return _LARGE // problem.x.numel()
 
 
 @dataclass(slots=True, eq=False)
@@ -118,7 +126,7 @@ class _Sweeper:
 def fit_together(
     problem: Problem,
     ranks: Sequence[int],
-    start: Sequence[Tensor] | None,
+    given: Sequence[Sequence[Tensor]],
     goal: float | None,
     *,
     steps: int,
@@ -130,23 +138,25 @@ def fit_together(
     Args:
         problem: a small one, see `suits`.
         ranks: one a bond.
-        start: tensors that are one of the starts.
+        given: tensors of starts; the others are random.
         goal: a relative error at which to stop.
         steps: sweeps at the most.
-        count: starts in all.
+        count: starts in all; of an array that is not small there are fewer.
         control: the deadline.
 
     Returns:
         Tensors and their relative error, true to about 1e-7.
     """
     x, rng, shapes = problem.x, problem.rng, problem.layout.shapes(tuple(ranks))
+    count = max(1, min(count, _at_once(problem)))
+    given = given[:count]
     sweeper = _Sweeper(x, problem.layout.topology, problem.norm, shapes, count)
-    drawn = count - (start is not None)
+    drawn = count - len(given)
     inner = prod(ranks)
     scale = (problem.norm / sqrt(x.numel() * inner)) ** (1 / len(shapes))
     nodes = [normal((drawn, *shape), x, rng) * scale for shape in shapes]
-    if start is not None:
-        nodes = [torch.cat([given[None], t]) for given, t in zip(start, nodes, strict=True)]
+    if given:
+        nodes = [torch.cat([torch.stack(same), t]) for same, t in zip(zip(*given, strict=True), nodes, strict=True)]
     batch = _Batch(nodes, nodes, x.new_full((count,), inf), x.new_full((count,), 0.3), x.new_ones(count))
     best, least, past = tuple(t[0] for t in nodes), inf, list[Tensor]()
     target = 1e-7 if goal is None else max(goal, 1e-7)

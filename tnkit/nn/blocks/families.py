@@ -21,10 +21,8 @@ class Family:
     """Names inside a block.
 
     Attributes:
-        queries: the layer that gives queries; the same as `keys` and `values` where one layer gives all.
-        keys: likewise.
-        values: likewise.
-        output: of the attention.
+        attention: the layers that give queries, keys and values (one name three times where one gives all), and the
+            output of the attention.
         ups: layers whose products go through the activation; gated ones have two.
         down: of the MLP.
         norms: of the attention and of the MLP: before them, or after their residual sum where `post_norm` says so.
@@ -35,10 +33,7 @@ class Family:
         unfit: names of modules in the attention that tie a head's dimensions together, so that none may go.
     """
 
-    queries: str
-    keys: str
-    values: str
-    output: str
+    attention: tuple[str, str, str, str]
     ups: tuple[str, ...]
     down: str
     norms: tuple[str, str]
@@ -50,9 +45,29 @@ class Family:
     unfit: tuple[str, ...] = ("q_norm", "k_norm")
 
     @property
+    def queries(self) -> str:
+        """The layer that gives queries."""
+        return self.attention[0]
+
+    @property
+    def keys(self) -> str:
+        """The layer that gives keys."""
+        return self.attention[1]
+
+    @property
+    def values(self) -> str:
+        """The layer that gives values."""
+        return self.attention[2]
+
+    @property
+    def output(self) -> str:
+        """The layer after the attention."""
+        return self.attention[3]
+
+    @property
     def parts(self) -> tuple[str, ...]:
         """All names."""
-        return (*dict.fromkeys((self.queries, self.keys, self.values)), self.output, *self.ups, self.down)
+        return (*dict.fromkeys(self.attention), *self.ups, self.down)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,16 +109,17 @@ class Block:
         return self.family.queries == self.family.values
 
 
+def _under(name: str, queries: str, keys: str, values: str, output: str) -> tuple[str, str, str, str]:
+    return f"{name}.{queries}", f"{name}.{keys}", f"{name}.{values}", f"{name}.{output}"
+
+
 #: By the model type of the family's first member; those that follow its pattern are found by their layers' names.
 FAMILIES: Registry[Family] = Registry("family of transformers")
 
 FAMILIES.register(
     "llama",
     Family(
-        queries="self_attn.q_proj",
-        keys="self_attn.k_proj",
-        values="self_attn.v_proj",
-        output="self_attn.o_proj",
+        attention=_under("self_attn", "q_proj", "k_proj", "v_proj", "o_proj"),
         ups=("mlp.gate_proj", "mlp.up_proj"),
         down="mlp.down_proj",
         norms=("input_layernorm", "post_attention_layernorm"),
@@ -116,10 +132,7 @@ FAMILIES.register(
 FAMILIES.register(
     "opt",
     Family(
-        queries="self_attn.q_proj",
-        keys="self_attn.k_proj",
-        values="self_attn.v_proj",
-        output="self_attn.out_proj",
+        attention=_under("self_attn", "q_proj", "k_proj", "v_proj", "out_proj"),
         ups=("fc1",),
         down="fc2",
         norms=("self_attn_layer_norm", "final_layer_norm"),
@@ -131,10 +144,7 @@ FAMILIES.register(
 FAMILIES.register(
     "gpt2",
     Family(
-        queries="attn.c_attn",
-        keys="attn.c_attn",
-        values="attn.c_attn",
-        output="attn.c_proj",
+        attention=_under("attn", "c_attn", "c_attn", "c_attn", "c_proj"),
         ups=("mlp.c_fc",),
         down="mlp.c_proj",
         norms=("ln_1", "ln_2"),
@@ -147,10 +157,7 @@ _TABLES = ("word_embeddings", "position_embeddings", "token_type_embeddings")
 FAMILIES.register(
     "bert",
     Family(
-        queries="attention.self.query",
-        keys="attention.self.key",
-        values="attention.self.value",
-        output="attention.output.dense",
+        attention=_under("attention", "self.query", "self.key", "self.value", "output.dense"),
         ups=("intermediate.dense",),
         down="output.dense",
         norms=("attention.output.LayerNorm", "output.LayerNorm"),

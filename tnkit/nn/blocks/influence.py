@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tnkit.nn.batches import attention_mask, evaluating, output_tensors, run_batch
 from tnkit.nn.blocks.families import Block
+from tnkit.nn.hooks import hooked
 
 __all__ = ["influences", "shares_of", "spread_out"]
 
@@ -42,14 +43,10 @@ def influences(model: nn.Module, blocks: list[Block], batches: list[Any]) -> lis
 
     layers = [model.get_submodule(block.name) for block in blocks]
     handles = [layer.register_forward_hook(watch(k), with_kwargs=True) for k, layer in enumerate(layers)]
-    try:
-        with evaluating(model):
-            for batch in batches:
-                mask = attention_mask(batch)
-                run_batch(model, batch, "compress_blocks")
-    finally:
-        for handle in handles:
-            handle.remove()
+    with hooked(handles), evaluating(model):
+        for batch in batches:
+            mask = attention_mask(batch)
+            run_batch(model, batch, "compress_blocks")
     return [float(s[0] / s[1].clamp_min(1)) for s in sums]
 
 

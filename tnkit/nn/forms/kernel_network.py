@@ -20,7 +20,7 @@ from tnkit.network.plan import constant
 from tnkit.nn.forms.base import FORMS, Factors, KernelForm
 from tnkit.nn.forms.convolution import Convolution
 from tnkit.nn.forms.pointwise import pointwise
-from tnkit.nn.forms.steps import Shapes, Steps, dense_steps, parsed, run_steps, steps_of
+from tnkit.nn.forms.steps import Shapes, Steps, dense_steps, internal_sizes, parsed, run_steps, steps_of
 
 __all__ = ["KernelNetworkForm"]
 
@@ -47,9 +47,7 @@ class KernelNetworkForm(KernelForm):
     @property
     def ranks(self) -> tuple[int, ...]:
         """Sizes of the internal labels."""
-        topology = parsed(self.equation)
-        sizes = topology.sizes(self.shapes)
-        return tuple(sizes[label] for label in topology.internal)
+        return internal_sizes(self.equation, self.shapes)
 
     def parameters(self) -> dict[str, tuple[int, ...]]:
         """One for each node."""

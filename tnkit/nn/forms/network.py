@@ -18,7 +18,7 @@ from torch.nn.functional import pad
 from tnkit.network import Topology, plan
 from tnkit.network.plan import constant
 from tnkit.nn.forms.base import FORMS, Factors, MatrixForm
-from tnkit.nn.forms.steps import Shapes, Steps, dense_steps, is_traced, parsed, run_steps, steps_of
+from tnkit.nn.forms.steps import Shapes, Steps, dense_steps, internal_sizes, is_traced, parsed, run_steps, steps_of
 
 __all__ = ["NetworkForm", "bucket"]
 
@@ -65,9 +65,7 @@ class NetworkForm(MatrixForm):
     @property
     def ranks(self) -> tuple[int, ...]:
         """Sizes of the internal labels."""
-        topology = parsed(self.equation)
-        sizes = topology.sizes(self.shapes)
-        return tuple(sizes[label] for label in topology.internal)
+        return internal_sizes(self.equation, self.shapes)
 
     def parameters(self) -> dict[str, tuple[int, ...]]:
         """One for each node."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from tnkit.network import Topology, plan
 from tnkit.network.plan import constant
 
-__all__ = ["Shapes", "Steps", "dense_steps", "is_traced", "parsed", "run_steps", "steps_of"]
+__all__ = ["Shapes", "Steps", "dense_steps", "internal_sizes", "is_traced", "parsed", "run_steps", "steps_of"]
 
 Shapes: TypeAlias = tuple[tuple[int, ...], ...]
 #: Which operands are taken out, and the einsum equation whose result is appended.
@@ -38,6 +38,13 @@ def steps_of(topology: Topology, shapes: Shapes) -> Steps:
 def parsed(equation: str) -> Topology:
     """The topology of an equation."""
     return Topology.parse(equation)
+
+
+def internal_sizes(equation: str, shapes: Shapes) -> tuple[int, ...]:
+    """Sizes of the labels between the nodes, in the order of the topology."""
+    topology = parsed(equation)
+    sizes = topology.sizes(shapes)
+    return tuple(sizes[label] for label in topology.internal)
 
 
 @lru_cache(maxsize=2048)

@@ -66,6 +66,9 @@ def compress_files(
         max_shard_bytes: of the files that are written; so much waits in memory.
         calib_bytes: of second moments that are in memory at a time.
 
+    Layers are weighed by their inputs alone, without gradients, and are not corrected one after the other as `compress`
+    does it: that would read the model again for each layer, as far as that layer, dense and compressed.
+
     Returns:
         The report; nothing is timed.
 

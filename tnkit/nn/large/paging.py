@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from tnkit.nn.hooks import hooked
 from tnkit.nn.large.tensor_files import TensorFiles
 
 __all__ = ["fill_", "forget_", "paged"]
@@ -63,8 +64,5 @@ def paged(model: nn.Module, files: TensorFiles, names: dict[str, str]) -> Iterat
         if module._parameters or module._buffers:
             handles.append(module.register_forward_pre_hook(before(name), prepend=True))
             handles.append(module.register_forward_hook(after, always_call=True))
-    try:
+    with hooked(handles):
         yield model
-    finally:
-        for handle in handles:
-            handle.remove()

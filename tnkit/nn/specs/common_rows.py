@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor
 from tnkit.nn.forms import CommonRowsForm, Form
 from tnkit.nn.specs.base import LAYER_SPECS, Fitted, Floats, LayerSpec, RankGrid
 from tnkit.nn.specs.matrix import dropped
+from tnkit.nn.specs.planned import PlannedMatrix
 from tnkit.nn.stats import Metric
 from tnkit.nn.views import WeightView
 from tnkit.nn.weighted import WeightedBasis, weighted_basis
@@ -25,7 +26,7 @@ COUNTS, MOST = 8, 0.4
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class RowsAndFactors:
+class RowsAndFactors(PlannedMatrix):
     """Some rows, and B A for the others, with what is asked of a fit.
 
     Attributes:
@@ -33,19 +34,12 @@ class RowsAndFactors:
         left: (m − c, r).
         right: (r, n).
         order: (m,) where each row stands among the held ones and then the others.
-        plan: from the weight to (m, n).
     """
 
     rows: Tensor
     left: Tensor
     right: Tensor
     order: Tensor
-    plan: Tensorization
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of the weight."""
-        return self.plan.shape
 
     @property
     def n_params(self) -> int:
@@ -56,14 +50,9 @@ class RowsAndFactors:
         """Rows, left, right and order."""
         return self.rows, self.left, self.right, self.order
 
-    def to_dense(self) -> Tensor:
-        """The weight."""
-        whole = torch.cat([self.rows, self.left @ self.right]).index_select(0, self.order)
-        return self.plan.invert(whole.reshape(self.plan.out_shape))
-
-    def tensorized(self, plan: Tensorization) -> RowsAndFactors:
-        """The same over another plan to (m, n)."""
-        return replace(self, plan=plan)
+    def matrix(self) -> Tensor:
+        """The (m, n) matrix."""
+        return torch.cat([self.rows, self.left @ self.right]).index_select(0, self.order)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -121,7 +110,8 @@ class CommonRows(LayerSpec):
         matrix = view.blocks(weight.detach().to(torch.float64))[0]
         order, (count, r) = self._order(matrix, metric), rank
         left, right = self._basis(matrix, order[count:], metric).factors(r)
-        return RowsAndFactors(matrix[order[:count]], left, right, order.argsort(), Tensorization.start(view.shape))
+        plan = Tensorization.start(view.shape)
+        return RowsAndFactors(matrix[order[:count]], left, right, order.argsort(), plan=plan)
 
     def form(self, view: WeightView, fitted: Fitted) -> tuple[Form, Mapping[str, Tensor]]:
         """The parts as they are."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -14,6 +14,7 @@ from tnkit.errors import OptionError
 from tnkit.nn.forms import Form, SparseForm
 from tnkit.nn.specs.base import LAYER_SPECS, Fitted, Floats, LayerSpec, RankGrid
 from tnkit.nn.specs.matrix import dropped
+from tnkit.nn.specs.planned import PlannedMatrix
 from tnkit.nn.stats import Metric
 from tnkit.nn.views import WeightView
 from tnkit.nn.weighted import weighted_basis
@@ -25,7 +26,7 @@ ROUNDS = 6
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class LowRankSparse:
+class LowRankSparse(PlannedMatrix):
     """B A + S, with what is asked of a fit.
 
     Attributes:
@@ -33,19 +34,12 @@ class LowRankSparse:
         right: (r, n).
         values: entries of S.
         positions: where they stand, counted row by row.
-        plan: from the weight to (m, n).
     """
 
     left: Tensor
     right: Tensor
     values: Tensor
     positions: Tensor
-    plan: Tensorization
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of the weight."""
-        return self.plan.shape
 
     @property
     def n_params(self) -> int:
@@ -56,14 +50,9 @@ class LowRankSparse:
         """Left, right, values and positions."""
         return self.left, self.right, self.values, self.positions
 
-    def to_dense(self) -> Tensor:
-        """The weight."""
-        whole = (self.left @ self.right).flatten().index_add(0, self.positions, self.values)
-        return self.plan.invert(whole.reshape(self.plan.out_shape))
-
-    def tensorized(self, plan: Tensorization) -> LowRankSparse:
-        """The same over another plan to (m, n)."""
-        return replace(self, plan=plan)
+    def matrix(self) -> Tensor:
+        """The (m, n) matrix."""
+        return (self.left @ self.right).flatten().index_add(0, self.positions, self.values)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -125,7 +114,7 @@ class SparseLayer(LayerSpec):
         at, values = self._sparse(view, matrix, rank[0], metric)
         rest = matrix.flatten().index_add(0, at, -values).reshape(matrix.shape)
         left, right = weighted_basis(rest, metric.gram(0), metric.rows(0)).factors(rank[0])
-        return LowRankSparse(left, right, values, at, Tensorization.start(view.shape))
+        return LowRankSparse(left, right, values, at, plan=Tensorization.start(view.shape))
 
     def form(self, view: WeightView, fitted: Fitted) -> tuple[Form, Mapping[str, Tensor]]:
         """Two factors and the entries."""
