@@ -168,7 +168,7 @@ def relative(s: FunctionalPosterior, y: Array, indices: Array) -> float:
 def lacking(s: FunctionalPosterior, y: Array, indices: Array) -> float:
     """The mean square of what the ranks cannot express; at most what the posterior calls noise."""
     points = np.stack([at[column] / c.length for at, c, column in zip(s.at, s.chains, indices.T, strict=True)], 1)
-    return min(lack_of_fit(points, y - s.moments_at(indices)[0]), float(1 / s.tau))
+    return lack_of_fit(points, y - s.moments_at(indices)[0], float(1 / s.tau))
 
 
 def fit_ranks(

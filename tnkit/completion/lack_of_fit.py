@@ -32,12 +32,13 @@ NEAR = 6
 _BLOCK = 512
 
 
-def lack_of_fit(points: np.ndarray, residuals: np.ndarray) -> float:
+def lack_of_fit(points: np.ndarray, residuals: np.ndarray, total: float | None = None) -> float:
     """The mean square of the part of residuals that neighbours share; 0 where chance would explain it.
 
     Args:
         points: (N, d) coordinates, of which one unit along each means about the same.
         residuals: (N,).
+        total: variance of lack and noise together; by default the mean square of the residuals.
 
     Cost:
         N² distances; of more than `MOST` points those of a slab.
@@ -53,11 +54,12 @@ def lack_of_fit(points: np.ndarray, residuals: np.ndarray) -> float:
     size = float(np.mean(residuals**2))
     if float(np.mean(residuals * residuals[near[:, 0]])) <= 2.0 * size * n**-0.5:
         return 0.0
-    return max(0.0, size - _nugget(squares, 0.5 * (residuals[:, None] - residuals[near]) ** 2))
+    halves = 0.5 * (residuals[:, None] - residuals[near]) ** 2
+    return max(0.0, (size if total is None else total) - _nugget(squares.mean(0), halves.mean(0)))
 
 
 def _nugget(squares: np.ndarray, halves: np.ndarray) -> float:
-    """Where the line of least squares through half squared differences, over squared distances, starts; at least 0."""
+    """Where the line through mean half squares starts, over mean squared distances, a point a neighbour; at least 0."""
     away, rise = squares - squares.mean(), halves - halves.mean()
     spread = float(np.sum(away**2))
     slope = max(0.0, float(np.sum(away * rise)) / spread) if spread > 0 else 0.0

@@ -41,6 +41,8 @@ NORMAL = 1.4826
 FLOOR = 1e-6
 #: Rounds end when no weight changes by more than this.
 SETTLED = 0.05
+#: Rounds at smaller ranks.
+THINNED = 3
 #: Share of the entries that are kept from all rounds.
 ASIDE = 0.05
 #: What the fit leaves of the bulk, relative to its spread, from which on nothing can be told.
@@ -97,38 +99,106 @@ class RobustALS(CompletionMethod):
 
     def fit(self, problem: CompletionProblem) -> CompletionFit:
         """See the class."""
-        layout, record = problem.layout, Record(problem.control)
-        assert layout is not None
-        problem = replace(problem, control=record.control)
+        record = Record(problem.control)
+        run = _Rounds(self, replace(problem, control=record.control))
+        run.settle()
+        if problem.ranks is None and run.status() is not NOT_TOLD_APART:
+            run.thin()
+        return replace(run.best, status=run.status(), history=tuple(record.steps))
+
+
+class _Rounds:
+    """One completion in progress.
+
+    Attributes:
+        obs: the entries that are fitted.
+        test: those that are kept from all rounds.
+        best: the fit whose errors on `test`, cut off, are the smallest.
+        last: the fit of the last round.
+    """
+
+    def __init__(self, method: RobustALS, problem: CompletionProblem) -> None:
+        assert problem.layout is not None
+        self.method, self.problem, self.layout = method, problem, problem.layout
         held = split(problem.observations, ASIDE, problem.rng)
-        obs = problem.observations if held is None else problem.observations.take(~held)
-        test = obs if held is None else problem.observations.take(held)
-        floor = FLOOR * _bulk(obs.values)
-        fit = self.inner.fit(replace(problem, observations=_winsorised(obs, self.cutoff)))
+        self.obs = problem.observations if held is None else problem.observations.take(~held)
+        self.test = self.obs if held is None else problem.observations.take(held)
+        self.floor = FLOOR * _bulk(self.obs.values)
+        self.best = self.last = method.inner.fit(replace(problem, observations=_winsorised(self.obs, method.cutoff)))
+
+    def settle(self) -> None:
+        """Fit, weigh by what it leaves, and fit again, until the weights have settled."""
         before_ranks: tuple[int, ...] | None = None
-        weights, best, least, edge, misses = torch.ones_like(obs.values.real), fit, float("inf"), 0.0, 0
-        for number in range(self.rounds + 1):
-            assert fit.tensors is not None
-            ranks, missed = layout.ranks_of(fit.tensors), _missed(layout, fit, test)
-            edge = edge or self.cutoff * max(robust_scale(missed), floor)
-            loss = float(missed.clamp_max(edge).square().mean())
-            best, least, misses = (fit, loss, 0) if loss <= least else (best, least, misses + 1)
-            if number == self.rounds or misses > 1 or fit.status in (INTERRUPTED, TIME_LIMIT):
-                break
-            before, weights = (
-                weights,
-                tukey_weights(_missed(layout, fit, obs), self.cutoff, layout.n_params(ranks), floor),
-            )
+        weights, least, misses, edge = torch.ones_like(self.obs.values.real), float("inf"), 0, self.edge(self.last)
+        for number in range(self.method.rounds + 1):
+            ranks, loss = self.ranks(self.last), self.loss(self.last, edge)
+            self.best, least, misses = (self.last, loss, 0) if loss <= least else (self.best, least, misses + 1)
+            if number == self.method.rounds or misses > 1 or self.stopped:
+                return
+            before, weights = weights, self.weights(self.last)
             if float((weights - before).abs().max()) <= SETTLED:
-                break
-            asked = ranks if ranks == before_ranks else problem.ranks
+                return
+            asked = ranks if ranks == before_ranks else self.problem.ranks
             before_ranks = ranks
-            fit = self.inner.fit(replace(problem, observations=_weighted(obs, weights), ranks=asked))
-        away = (test.values - _centre(test.values)).abs()
+            self.refit(weights, asked)
+
+    def thin(self) -> None:
+        """Smaller ranks, as long as entries aside are met as well: larger ones may have bent to an outlier.
+
+        Such an outlier, where few entries say what is right, is met by a rank too many and so never found; a smaller
+        one misses it.
+        """
+        while not self.stopped and (most := max(self.ranks(self.best), default=1)) > 1:
+            ranks = tuple(min(r, most - 1) for r in self.ranks(self.best))
+            edge, found = self.edge(self.best), self.best
+            allowed = self.loss(self.best, edge) * (1 + sqrt(2 / self.test.n))
+            least, weights = float("inf"), self.weights(self.best)
+            for _ in range(THINNED):
+                self.refit(weights, ranks)
+                before, loss = least, self.loss(self.last, edge)
+                found, least = (self.last, loss) if loss < least else (found, least)
+                if self.stopped or least > 0.9 * before:
+                    break
+                weights = self.weights(self.last)
+            if least > allowed:
+                return
+            self.best = found
+
+    def refit(self, weights: Tensor, ranks: tuple[int, ...] | None) -> None:
+        """The next round."""
+        self.last = self.method.inner.fit(replace(self.problem, observations=_weighted(self.obs, weights), ranks=ranks))
+
+    def ranks(self, fit: CompletionFit) -> tuple[int, ...]:
+        """Of a fit."""
+        assert fit.tensors is not None
+        return self.layout.ranks_of(fit.tensors)
+
+    def weights(self, fit: CompletionFit) -> Tensor:
+        """By what a fit leaves."""
+        n_params = self.layout.n_params(self.ranks(fit))
+        return tukey_weights(_missed(self.layout, fit, self.obs), self.method.cutoff, n_params, self.floor)
+
+    def edge(self, fit: CompletionFit) -> float:
+        """Where errors on the entries aside are cut off."""
+        return self.method.cutoff * max(robust_scale(_missed(self.layout, fit, self.test)), self.floor)
+
+    def loss(self, fit: CompletionFit, edge: float) -> float:
+        """Mean square error on the entries aside, cut off."""
+        return float(_missed(self.layout, fit, self.test).clamp_max(edge).square().mean())
+
+    @property
+    def stopped(self) -> bool:
+        """Whether time has ended."""
+        return self.last.status in (INTERRUPTED, TIME_LIMIT)
+
+    def status(self) -> Status:
+        """How it ended; whether outliers could be told."""
+        if self.stopped:
+            return self.last.status
+        away = (self.test.values - _centre(self.test.values)).abs()
         spread = robust_scale(away) or float(away.square().mean().sqrt())
-        unclear = robust_scale(_missed(layout, best, test)) > max(UNCLEAR * spread, floor)
-        status = fit.status if fit.status in (INTERRUPTED, TIME_LIMIT) else NOT_TOLD_APART if unclear else best.status
-        return replace(best, status=status, history=tuple(record.steps))
+        left = robust_scale(_missed(self.layout, self.best, self.test))
+        return NOT_TOLD_APART if left > max(UNCLEAR * spread, self.floor) else self.best.status
 
 
 def robust_scale(residual: Tensor, n_params: int = 0) -> float:
