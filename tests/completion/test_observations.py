@@ -1,5 +1,8 @@
 """What counts as observed, and what is refused before any work."""
 
+from decimal import Decimal
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +11,7 @@ from hypothesis import strategies as st
 
 from tnkit.completion import Observations
 from tnkit.completion.holdout import split, whole_modes
-from tnkit.errors import DataError, MaskError, OptionError, ShapeError
+from tnkit.errors import DataError, DTypeError, MaskError, OptionError, ShapeError
 from tnkit.rng import generator
 
 X = np.arange(12.0).reshape(3, 4)
@@ -146,3 +149,26 @@ def test_repr_is_one_readable_line() -> None:
     assert repr(Observations.from_dense(X, MASK)) == (
         "Observations(shape=(3, 4), 7 of 12 entries, 58.3 %, torch.float64, cpu)"
     )
+
+
+def test_none_and_na_are_missing_in_lists_and_objects() -> None:
+    pandas = pytest.importorskip("pandas")
+    for x in (
+        [[1, 2, None], [2.5, None, 6]],
+        np.array([[1, 2, None], [2.5, None, 6]], dtype=object),
+        np.array([[1, 2, pandas.NA], [2.5, pandas.NA, 6]], dtype=object),
+        [[Fraction(1), 2, None], [Decimal("2.5"), float("nan"), 6]],
+    ):
+        obs = Observations.from_dense(x)
+        assert obs.indices.tolist() == [[0, 0], [0, 1], [1, 0], [1, 2]]
+        assert obs.values.tolist() == [1.0, 2.0, 2.5, 6.0]
+    assert Observations.from_dense([[True, None]]).values.tolist() == [1.0]
+    assert Observations.from_dense([[1j, None]]).values.tolist() == [1j]
+    with pytest.raises(DTypeError, match=r"'n/a' \(str\) at \(0, 1\)"):
+        Observations.from_dense([[None, "n/a"]])
+    with pytest.raises(MaskError, match="Nothing is observed"):
+        Observations.from_dense([[None, None]])
+    with pytest.raises(DataError, match="equal lengths"):
+        Observations.from_dense([[None, 1.0], [2.0]])
+    with pytest.raises(DataError, match="calls observed"):
+        Observations.from_dense([[None, 1.0]], mask=[[True, True]])

@@ -1,11 +1,11 @@
-"""Long tables in and out."""
+"""Tables, and long tables, in and out."""
 
 import numpy as np
 import pandas
 import pytest
 
 from tnkit.completion import complete
-from tnkit.errors import MaskError, OptionError, UnknownNameError
+from tnkit.errors import DTypeError, MaskError, OptionError, UnknownNameError
 from tnkit.interop.pandas import read_long
 
 SHOPS, DAYS = [f"shop {k}" for k in range(12)], list(pandas.date_range("2024-01-01", periods=9))
@@ -57,3 +57,23 @@ def test_refusals():
     done = complete(table.observations, "lowrank", rank=1)
     with pytest.raises(OptionError, match="was not there"):
         table.predict(done, part.assign(shop="elsewhere"))
+
+
+def test_frames_come_back_as_frames():
+    rng = np.random.default_rng(0)
+    x = np.outer(rng.normal(size=30), [1.0, 2.0, -1.0]) + np.array([0.0, 5.0, 100.0])
+    frame = pandas.DataFrame(x, index=[f"patient {k}" for k in range(30)], columns=["a", "b", "c"])
+    holes = frame.mask(rng.random(x.shape) < 0.2)
+    holes["b"] = holes["b"].astype("Float64")  # NA
+    before = holes.copy()
+    done = complete(holes)
+    pandas.testing.assert_frame_equal(holes, before)
+    assert isinstance(done.filled, pandas.DataFrame)
+    pandas.testing.assert_frame_equal(done.filled, frame, atol=0.5)
+    known = holes.notna().to_numpy()
+    assert np.array_equal(done.filled.to_numpy()[known], x[known])
+    masked = complete(frame, mask=holes.notna(), method="groups").filled
+    assert list(masked.columns) == ["a", "b", "c"]
+    assert complete(holes.astype("float32"), method="groups").filled.dtypes.eq(np.float32).all()
+    with pytest.raises(DTypeError, match=r"columns \['name'\]"):
+        complete(holes.assign(name="x"))

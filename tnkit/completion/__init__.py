@@ -26,6 +26,7 @@ from tnkit.completion.front import complete
 from tnkit.completion.functional import FunBaT
 from tnkit.completion.functional_network import FunctionalNetwork
 from tnkit.completion.gaussian import SeparableGaussian
+from tnkit.completion.groups import RowGroups
 from tnkit.completion.halrtc import HaLRTC, TruncatedNuclear
 from tnkit.completion.mixture import Blend
 from tnkit.completion.nonnegative import NonnegativeCP
@@ -66,6 +67,7 @@ __all__ = [
     "RiemannianCG",
     "RobustALS",
     "RobustTubal",
+    "RowGroups",
     "ScaledGD",
     "SeparableGaussian",
     "SideInformation",

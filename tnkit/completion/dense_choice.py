@@ -18,7 +18,7 @@ from math import prod
 
 from tnkit.completion.base import CompletionFit, CompletionMethod, CompletionProblem
 from tnkit.completion.holdout_alike import split_alike
-from tnkit.completion.mixture import Blend, blend_of, usual_members
+from tnkit.completion.mixture import Blend, affordable, blend_of, usual_members
 from tnkit.completion.observations import Observations
 from tnkit.completion.patches import PatchGroups
 from tnkit.completion.similarity import smoothness
@@ -38,8 +38,8 @@ IMAGE, CUBE, PANEL = 2**22, 2**23, 2**21
 EXACT = 1e-3
 #: Share of the entries of a panel by which methods are compared.
 HELD = 0.1
-#: Entries of the largest panel that is also a Gaussian array; the longest mode of one; the fewest observed entries.
-GAUSSIAN, LONGEST, FEW = 2**17, 20_000, 30
+#: The longest mode of a panel; the fewest observed entries.
+LONGEST, FEW = 20_000, 30
 #: The best format is taken where the blend's held-out error is not smaller than its own over this.
 AS_GOOD = 1.02
 
@@ -118,7 +118,7 @@ def _cube(problem: CompletionProblem, heldout: float, seed: int) -> DenseChoice 
 
 def _panel(problem: CompletionProblem, format_method: CompletionMethod, seed: int) -> DenseChoice | None:
     obs = problem.observations
-    members = [m for m in usual_members(obs.ndim) if prod(obs.shape) <= GAUSSIAN or m.name != "gaussian"]
+    members = affordable(usual_members(obs.ndim), obs)
     if obs.ndim >= 2 and _planes(obs, 512, ALIKE):
         members.append(PatchGroups(holdout=HELD))
     return _best_of(problem, format_method, members, "a panel" if obs.ndim > 2 else "a table", seed)

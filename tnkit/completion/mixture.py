@@ -29,7 +29,8 @@ from tnkit.completion.als import CompletionALS
 from tnkit.completion.base import CompletionFit, CompletionMethod, CompletionProblem, register
 from tnkit.completion.blend import blended, simplex_weights
 from tnkit.completion.convex import checked
-from tnkit.completion.gaussian import SeparableGaussian
+from tnkit.completion.gaussian import SeparableGaussian, units_of
+from tnkit.completion.groups import RowGroups, row_cost
 from tnkit.completion.halrtc import TruncatedNuclear
 from tnkit.completion.holdout_alike import split_alike
 from tnkit.completion.observations import Observations
@@ -40,7 +41,7 @@ from tnkit.errors import OptionError
 from tnkit.rng import generator
 from tnkit.solvers import CONVERGED, INTERRUPTED, TIME_LIMIT, Control, Record, Status
 
-__all__ = ["Blend", "Blended", "blend_of", "usual_members"]
+__all__ = ["Blend", "Blended", "affordable", "blend_of", "usual_members"]
 
 #: Observed entries below which three, and two, parts are held out in turn.
 THREE, TWO = 3_000, 20_000
@@ -48,6 +49,8 @@ THREE, TWO = 3_000, 20_000
 FAR = 1.5
 #: Seconds that a format gets each time.
 FORMAT_S = 6.0
+#: Entries of the largest array that is also a Gaussian one, and multiplications of a step of the largest row groups.
+GAUSSIAN, ROWS = 2**17, 2e7
 #: Arrays of more entries are computed in single precision, where errors are not below this.
 LARGE, FINE = 100_000, 3e-3
 
@@ -57,9 +60,18 @@ def usual_members(ndim: int) -> tuple[CompletionMethod, ...]:
     members: list[CompletionMethod] = [SeparableGaussian()]
     if ndim >= 2:
         members.append(TruncatedNuclear(thetas=(0.0, 0.1, 0.2), factor=1.15))
+    if ndim == 2:
+        members.append(RowGroups())
     if ndim >= 3:
         members.append(TubalNuclear(transform="learnt", factor=1.2))
     return tuple(members)
+
+
+def affordable(members: Sequence[CompletionMethod], obs: Observations) -> list[CompletionMethod]:
+    """Those of some members that an array is not too large for."""
+    small = prod(obs.shape) <= GAUSSIAN
+    few = row_cost(obs) <= ROWS
+    return [m for m in members if (small or m.name != "gaussian") and (few or m.name != "groups")]
 
 
 @register
@@ -104,7 +116,7 @@ class Blend(CompletionMethod):
         """
         obs = checked(problem.observations, self.name, least=1)
         record = Record(problem.control)
-        members = tuple(self.members) or usual_members(obs.ndim)
+        members = tuple(self.members) or affordable(usual_members(obs.ndim), obs) or usual_members(obs.ndim)
         seed = int(torch.randint(2**31, (), generator=problem.rng, device=problem.rng.device))
         found = blend_of(replace(problem, control=record.control), members, self.holdout, seed)
         if found is None:
@@ -136,6 +148,15 @@ class _Part:
         places = tuple(self.aside.indices.unbind(-1))
         return [x[places].to(torch.float64) for x in self.arrays]
 
+    @property
+    def truth(self) -> Tensor:
+        """Their values."""
+        return self.aside.values.to(torch.float64)
+
+    def unit(self, units: Tensor | None, mode: int | None) -> Tensor:
+        """By what errors there are divided: units of positions of a mode, or 1."""
+        return torch.ones_like(self.truth) if units is None or mode is None else units[self.aside.indices[:, mode]]
+
 
 def blend_of(
     problem: CompletionProblem, members: Sequence[CompletionMethod], holdout: float, seed: int
@@ -152,6 +173,7 @@ def blend_of(
     parts: list[_Part] = []
     counting, ready = list(range(len(members))), list(members)
     kept = uneven(obs)
+    units = units_of(obs, kept) if kept is not None and obs.ndim == 2 else None  # of the columns of a table
     for number in range(3 if obs.n < THREE else 2 if obs.n < TWO else 1):
         held = split_alike(obs, holdout, generator(seed + number, device), kept=kept)
         if held is None or (parts and problem.control.out_of_time):
@@ -161,7 +183,8 @@ def blend_of(
             ready[k] = settled or ready[k]  # its choices are made; they cost most
         if not parts:
             errors = [relative_error(x, part.aside) for x in part.arrays]
-            near = [k for k, error in enumerate(errors) if error <= FAR * min(errors)]
+            judged = [float((g - part.truth).div(part.unit(units, kept)).norm()) for g in part.guesses]
+            near = [k for k, error in enumerate(judged) if error <= FAR * min(judged)]
             told = (*errors, *(inf,) * (len(members) - len(errors)))
             counting, part = near, replace(part, arrays=[part.arrays[k] for k in near])
         elif part.stopped is not None:
@@ -171,9 +194,10 @@ def blend_of(
             break
     if not parts:
         return None
-    truth = torch.cat([part.aside.values.to(torch.float64) for part in parts])
+    truth = torch.cat([part.truth for part in parts])
+    unit = torch.cat([part.unit(units, kept) for part in parts])
     guesses = [torch.cat([part.guesses[k] for part in parts]) for k in range(len(counting))]
-    weights = simplex_weights(guesses, truth)
+    weights = simplex_weights([g / unit for g in guesses], truth / unit)
     size = float(truth.norm()) or 1.0
     heldout = float((blended(guesses, weights) - truth).norm()) / size
     status, arrays = parts[0].stopped or CONVERGED, parts[-1].arrays

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import prod
+from numbers import Number
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ import torch
 from torch import Tensor
 
 from tnkit.arrays import ArrayLike, Incoming, as_tensor, check_dense_size
-from tnkit.errors import DataError, MaskError, OptionError, ShapeError
+from tnkit.errors import DataError, DTypeError, MaskError, OptionError, ShapeError
 from tnkit.formats.indexing import normalize_indices
 
 __all__ = ["Observations"]
@@ -112,7 +113,8 @@ class Observations:
         """The observed entries of an array.
 
         Args:
-            x: an array; without a mask, NaN is missing. A `numpy.ma` array brings its own mask.
+            x: an array; without a mask, NaN (in lists and arrays of objects also None) is missing. A `numpy.ma` array
+                brings its own mask.
             mask: of the shape of `x`, bool (or 0 and 1): True where observed. What stands elsewhere is not read.
             weights: of the shape of `x`, from 0 to 1; those of entries that are not observed are not read.
 
@@ -271,7 +273,7 @@ def read(x: ArrayLike, mask: ArrayLike | None) -> tuple[Incoming, Tensor]:
         seen = torch.from_numpy(~np.ma.getmaskarray(x)).to(incoming.tensor.device)
         who = "x.mask"
     else:
-        incoming = as_tensor(x)
+        incoming = as_tensor(_numbers(x))
         if mask is None:
             return incoming, ~torch.isnan(incoming.tensor)
         seen = _checked_mask(mask, incoming.tensor)
@@ -283,6 +285,34 @@ def read(x: ArrayLike, mask: ArrayLike | None) -> tuple[Incoming, Tensor]:
             "(mask & ~isnan(x)), or give no mask: NaN alone is missing."
         )
     return incoming, seen
+
+
+def _numbers(x: ArrayLike) -> ArrayLike:
+    """Lists and arrays of objects as numbers, NaN for None and other marks of nothing; all else as it is.
+
+    Raises:
+        DTypeError: an object that is neither a number nor a mark of nothing.
+    """
+    if not isinstance(x, list | tuple | np.ndarray):
+        return x
+    try:
+        array = np.asarray(x)
+    except (ValueError, TypeError):
+        return x  # ragged, which `as_tensor` tells
+    if array.dtype != object:
+        return array if isinstance(x, list | tuple) else x
+    found = np.empty(array.shape, dtype=complex)
+    for at, value in np.ndenumerate(array):
+        if value is None or type(value).__name__ in ("NAType", "NaTType"):
+            found[at] = np.nan
+        elif isinstance(value, Number):
+            found[at] = complex(value)  # type: ignore[call-overload]
+        else:
+            raise DTypeError(
+                f"x holds {str(value)[:30]!r} ({type(value).__name__}) at {at}. Give numbers, and None or NaN where "
+                "nothing is observed."
+            )
+    return found if any(isinstance(value, complex | np.complexfloating) for value in array.flat) else found.real.copy()
 
 
 def _checked_shape(shape: Sequence[int]) -> tuple[int, ...]:

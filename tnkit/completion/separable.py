@@ -37,7 +37,7 @@ from torch import Tensor
 from tnkit.linalg.conjugate import conjugate_gradients
 from tnkit.rng import normal
 
-__all__ = ["LONGEST", "Separable", "SeparableState"]
+__all__ = ["LONGEST", "Separable", "SeparableState", "own_scales"]
 
 #: Observed entries that count for the mean of a position beside its own.
 MEAN_PRIOR = 3.0
@@ -82,7 +82,7 @@ class Separable:
         """
         self.m, self.seen, self.rng, self.pull, self.smooth, self.own = m, seen, rng, pull, smooth, own
         self.weight = seen.to(m.dtype)
-        self.mean, self.scale = _own(m, self.weight, own) if own is not None else _effects(m, self.weight)
+        self.mean, self.scale = own_scales(m, self.weight, own) if own is not None else _effects(m, self.weight)
         first = self.whitened(self.mean)
         self.targets = [self._target(first, k) for k in range(m.ndim)]
 
@@ -280,7 +280,7 @@ def _of_mean_one(covariance: Tensor) -> Tensor:
     return covariance / covariance.diagonal().mean().clamp_min(torch.finfo(covariance.dtype).tiny)
 
 
-def _own(m: Tensor, weight: Tensor, mode: int) -> tuple[Tensor, Tensor]:
+def own_scales(m: Tensor, weight: Tensor, mode: int) -> tuple[Tensor, Tensor]:
     """Means and scales of the positions of one mode, drawn to those of all."""
     rest = [k for k in range(m.ndim) if k != mode]
     count = weight.sum(rest, keepdim=True)

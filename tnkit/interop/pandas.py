@@ -1,4 +1,7 @@
-"""pandas: long tables (one row for each observed entry) to observations and back.
+"""pandas: tables of rows and columns, and long tables (one row for each observed entry), to observations and back.
+
+After `import tnkit.interop.pandas`, every front door takes a DataFrame of numbers and gives dense answers back as one,
+with its index and columns; NaN and NA are missing.
 
 Example:
     >>> import pandas
@@ -14,23 +17,23 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 import numpy as np
 
-from tnkit.arrays import check_dense_size
+from tnkit.arrays import ARRAY_KINDS, check_dense_size
 from tnkit.completion import Completion, Observations
-from tnkit.errors import MaskError, MissingExtraError, OptionError, UnknownNameError
+from tnkit.errors import DTypeError, MaskError, MissingExtraError, OptionError, UnknownNameError
 
 try:
     import pandas
 except ImportError as error:
     raise MissingExtraError("pandas is not installed. Install it with: pip install 'tnkit[interop]'.") from error
 
-__all__ = ["LongTable", "read_long"]
+__all__ = ["LongTable", "read_dataframe", "read_long"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -141,3 +144,50 @@ def _require(frame: Any, names: Sequence[Any]) -> None:
     for name in names:
         if name not in frame.columns:
             raise UnknownNameError(f"The table has no column {name!r}. It has: {', '.join(map(str, frame.columns))}.")
+
+
+def read_dataframe(x: Any) -> tuple[np.ndarray[Any, Any], Callable[[Any], Any]] | None:
+    """The reader that is registered in `tnkit.arrays.ARRAY_KINDS`.
+
+    Args:
+        x: anything.
+
+    Returns:
+        The values as floats and the way back (the same index and columns, where the answer has the same shape), or
+        None if `x` is no DataFrame.
+
+    Raises:
+        DTypeError: a column holds something other than numbers.
+
+    Example:
+        >>> import tnkit as tk
+        >>> frame = pandas.DataFrame({"a": [1.0, 2.0, None], "b": [2.0, 4.0, 6.0]}, index=["x", "y", "z"])
+        >>> tk.complete(frame, "lowrank", rank=1).filled.round(3).loc["z", "a"].item()
+        3.0
+    """
+    if not isinstance(x, pandas.DataFrame):
+        return None
+    kinds = {name: dtype for name, dtype in x.dtypes.items() if not pandas.api.types.is_numeric_dtype(dtype)}
+    if kinds:
+        raise DTypeError(
+            f"columns {list(kinds)} of the table hold no numbers ({', '.join(map(str, kinds.values()))}). Leave them "
+            'out, frame.select_dtypes("number"), or convert them: pandas.to_numeric.'
+        )
+    flags = all(dtype == np.bool_ for dtype in x.dtypes)  # a mask
+    values = x.to_numpy() if flags else x.to_numpy(dtype=_dtype(x), na_value=np.nan)
+
+    def back(array: Any) -> Any:
+        given = np.asarray(array)
+        return pandas.DataFrame(given, index=x.index, columns=x.columns) if given.shape == x.shape else given
+
+    return values, back
+
+
+def _dtype(frame: Any) -> type[np.number[Any]]:
+    """Of all columns together."""
+    if any(pandas.api.types.is_complex_dtype(dtype) for dtype in frame.dtypes):
+        return np.complex128
+    return np.float32 if all(dtype in (np.float16, np.float32) for dtype in frame.dtypes) else np.float64
+
+
+ARRAY_KINDS.register("pandas", read_dataframe)
