@@ -48,7 +48,7 @@ class Recipe:
     rate: float = 3e-3
     shifted: bool = True
     recovery_epochs: int = 160
-    recovery_rate: float = 3e-3
+    recovery_rate: float = 1e-2
 
 
 RECIPE = Recipe()

@@ -15,6 +15,7 @@ from typing import TypeAlias
 import numpy as np
 from torch import nn
 
+from tnkit.errors import BudgetError
 from tnkit.nn.build import build, example_input, forwards_ms
 from tnkit.nn.choice import Choice
 from tnkit.nn.plan import Outcome
@@ -89,7 +90,14 @@ def confirmed(
     allowed = list(faster_rows(choices, race))
     known: dict[Hashable, bool] = {}
     for attempt in range(PLANS + len(choices)):
-        found = plan(tuple(allowed))
+        try:
+            found = plan(tuple(allowed))
+        except BudgetError as error:
+            slow = sum(len(rows) == 0 for rows in allowed)
+            raise BudgetError(
+                f"{error} With only_faster=True {slow} of these {len(choices)} layer(s) are not faster at any size and "
+                "stay dense, others may not be large: without it any size may be taken."
+            ) from error
         lost = [k for k, row in enumerate(found.rows) if row >= 0 and not _wins(choices[k], row, found, known, race)]
         if not lost:
             break

@@ -27,7 +27,7 @@ __all__ = ["NetworkForm", "as_matrices", "bucket"]
 TRACED_ROWS = 64
 BATCH = "batch"
 #: Two products of matrices may take this many times as many operations as the planner's order: they are done faster.
-SLACK = 1.5
+SLACK = 1.2
 
 
 def bucket(n: int) -> int:
