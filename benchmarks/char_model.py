@@ -80,8 +80,21 @@ def perplexity(model: nn.Module, ids: Tensor, batch: int = 64) -> float:
     return math.exp(total / len(pieces))
 
 
-def trained(ids: Tensor, steps: int, weights: Path | None, say: Callable[[str], None], *, seed: int = 0) -> CharModel:
-    """The model after `steps` of AdamW from a seed; read from `weights` where that is there, and written to it."""
+def trained(
+    ids: Tensor,
+    steps: int,
+    weights: Path | None,
+    say: Callable[[str], None],
+    *,
+    seed: int = 0,
+    until: float = 0.0,
+    watched: Tensor | None = None,
+) -> CharModel:
+    """The model after `steps` of AdamW from a seed; read from `weights` where that is there, and written to it.
+
+    With `until` it ends earlier, as soon as the perplexity on the text `watched` is at most that; it is looked at every
+    ten steps of the second half.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = CharModel()
@@ -100,6 +113,11 @@ def trained(ids: Tensor, steps: int, weights: Path | None, say: Callable[[str], 
         schedule.step()
         if step % 100 == 0:
             say(f"step {step}: {float(value.detach()):.3f}")
+        if until and watched is not None and step % 10 == 9 and 2 * step > steps:
+            now = perplexity(model, watched)
+            if now <= until:
+                say(f"step {step}: perplexity {now:.3f} on the text that is watched")
+                break
     if weights is not None:
         weights.parent.mkdir(parents=True, exist_ok=True)
         save_file(model.state_dict(), weights)

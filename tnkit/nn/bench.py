@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterable
 from contextlib import contextmanager
 from typing import Any
@@ -12,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tnkit.errors import DataError, OptionError, ShapeError
 from tnkit.nn.batches import evaluating, require_batches, run_batch
-from tnkit.nn.build import example_input, forward_ms
+from tnkit.nn.build import example_input, forwards_ms
 from tnkit.nn.hooks import hooked
 from tnkit.nn.layers.module import FactoredModule
 from tnkit.nn.measure import Before
@@ -100,6 +101,7 @@ def _layer(name: str, made: FactoredModule[Any], dense: nn.Module, place: Place 
     weight, near = old.weight.detach().double(), made.weight.detach().double()
     x = None if place is None else example_input(weight, *place)
     timed = x is not None
+    before, after = (None, None) if x is None else (statistics.median(t) for t in forwards_ms([old, made], x))
     return LayerReport(
         name=name,
         kind=type(old).__name__,
@@ -113,8 +115,8 @@ def _layer(name: str, made: FactoredModule[Any], dense: nn.Module, place: Place 
         bytes_after=n_bytes(made),
         flops_before=_flops(old, x),
         flops_after=_flops(made, x),
-        ms_before=forward_ms(old, x) if x is not None else None,
-        ms_after=forward_ms(made, x) if x is not None else None,
+        ms_before=before,
+        ms_after=after,
         rel_error=float((weight - near).norm() / weight.norm().clamp_min(1e-300)),
     )
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import statistics
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,13 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from tnkit.formats import Tensorized
+from tnkit.nn.batches import evaluating
 from tnkit.nn.choice import Choice
 from tnkit.nn.layers.layer_type import layer_type_of
 from tnkit.nn.layers.module import FactoredModule
 from tnkit.nn.report import LayerReport
 from tnkit.nn.specs import Fitted, LayerSpec
 from tnkit.nn.surgery import n_bytes, n_params
-from tnkit.nn.timing import measure_ms
+from tnkit.nn.timing import race_ms
 from tnkit.tensorize import Tensorization
 
 __all__ = [
@@ -25,6 +29,7 @@ __all__ = [
     "dense_ms",
     "example_input",
     "forward_ms",
+    "forwards_ms",
     "layer_report",
     "relative_error",
     "with_twins",
@@ -149,7 +154,8 @@ def _layer_ms(choice: Choice, module: FactoredModule[Any]) -> tuple[float | None
     if choice.seen is None or not choice.seen.shape:
         return None, None
     x = example_input(choice.weight, choice.seen.shape, choice.seen.dtype)
-    return forward_ms(choice.item.layer, x), forward_ms(module, x)
+    before, after = forwards_ms([choice.item.layer, module], x)
+    return statistics.median(before), statistics.median(after)
 
 
 def dense_ms(choice: Choice) -> float | None:
@@ -169,5 +175,18 @@ def example_input(weight: Tensor, shape: tuple[int, ...], dtype: torch.dtype) ->
 
 def forward_ms(layer: nn.Module, x: Tensor) -> float:
     """Milliseconds of the layer's own forward, without hooks."""
-    with torch.no_grad():
-        return measure_ms(lambda: type(layer).forward(layer, x), x.device, runs=5, time_limit_s=0.05)
+    return statistics.median(forwards_ms([layer], x, time_limit_s=0.05)[0])
+
+
+def forwards_ms(
+    layers: Sequence[nn.Module], x: Tensor, *, runs: int = 5, time_limit_s: float = 0.1
+) -> list[list[float]]:
+    """Milliseconds of the own forwards of layers in eval mode, which take turns; for each its rounds."""
+
+    def call(layer: nn.Module) -> Callable[[], Any]:
+        return lambda: type(layer).forward(layer, x)
+
+    with ExitStack() as modes:
+        for layer in layers:
+            modes.enter_context(evaluating(layer))
+        return race_ms([call(layer) for layer in layers], x.device, runs=runs, time_limit_s=time_limit_s)

@@ -19,7 +19,7 @@ from tnkit.nn.batches import require_batches
 from tnkit.nn.build import build, layer_report
 from tnkit.nn.calibrate import Calibration, Seen, collect
 from tnkit.nn.choice import Choice, analysed, make_choice, require_fit, with_errors
-from tnkit.nn.faster import faster_rows
+from tnkit.nn.faster import confirmed
 from tnkit.nn.hooks import carry_over
 from tnkit.nn.layers.layer_type import require_weight
 from tnkit.nn.layers.module import FactoredModule
@@ -27,12 +27,12 @@ from tnkit.nn.layers.recipe import find_recipe
 from tnkit.nn.measure import Before, EvalFn, score_of
 from tnkit.nn.opening import opened
 from tnkit.nn.outputs import Outputs, require_outputs
-from tnkit.nn.plan import Allocation, Plan, require_sizes
+from tnkit.nn.plan import Allocation, Outcome, Plan, require_sizes
 from tnkit.nn.report import LayerReport, ModelReport
 from tnkit.nn.scope import Item, Rules, Scope, find_scope
 from tnkit.nn.sensitivity import Site
 from tnkit.nn.sequential import corrected, is_little_work
-from tnkit.nn.specs import AnyOf, Fitted, LayerSpec, LowRankLayer
+from tnkit.nn.specs import AnyOf, Fitted, Ints, LayerSpec, LowRankLayer
 from tnkit.nn.stats import InputStats
 from tnkit.nn.surgery import n_bytes, n_params, replaced, swap_
 from tnkit.tensorize import Tensorization
@@ -159,7 +159,8 @@ def compress(
         outputs: what of the model's outputs counts: "values", "logits" (the probabilities that these stand for), or
             "auto": logits where they are called so, or are as many as a table has rows.
         only_faster: time the layers on input of the shape that was seen first, and leave those dense, or make them
-            smaller, that would not be faster; needs `calib`. Ranks then depend on the machine.
+            smaller, that would not be faster by a twentieth; what is taken is timed twice. Needs `calib`. Ranks then
+            depend on the machine.
         method: "search" tries several structures for each layer that would be of low rank (see `AnyOf`), and
             takes what loses least at the size it gets; minutes for a large model.
         measure: time the layers and the model, and run the first batch for the error of the outputs.
@@ -202,8 +203,11 @@ def compress(
         choices = tuple(analysed(choice, found_in) for choice in choices)
         score = None if eval_fn is None else score_of(eval_fn, whole.model)
         timed = measure and found_in is not None
-        allowed = faster_rows(choices) if only_faster else None
-        found = Plan(whole.model, choices, budget, allocation, found_in, eval_fn, score, timed, allowed).search()
+
+        def planned(allowed: tuple[Ints, ...] | None) -> Outcome:
+            return Plan(whole.model, choices, budget, allocation, found_in, eval_fn, score, timed, allowed).search()
+
+        found = confirmed(planned, choices) if only_faster else planned(None)
         bounded = budget.max_error is not None or any(c.item.spec.max_error is not None for c in choices)
         if found_in is not None and calib is not None and iter(calib) is not calib and not bounded:
             sweeps = int(found_in.n_batches > 1 and is_little_work(choices)) if sequential is None else sequential

@@ -33,8 +33,9 @@ from tnkit.nn.whitening import Coordinates, whitened
 
 __all__ = ["RecoverReport", "blocks_of", "recover"]
 
-#: A validation this much above the best one sends training back to the best state, with the rate times `SLOWER`.
-WORSE, SLOWER = 1.1, 0.3
+#: A validation above the best one by more than this factor sends training back to the best state, with the rate times
+#: `SLOWER`. Steps at the highest rate may make it worse by `NOISE` more: that is gone when the rate has fallen.
+WORSE, NOISE, SLOWER = 1.1, 3.0, 0.3
 #: Shares of the way to the regression's answer that are tried: all layers change at once, and may overshoot together.
 MATCHED = (1.0, 0.5, 0.2)
 #: At most about so many batches are held out, matched with in each sweep, and looked at for the inputs' moments.
@@ -114,7 +115,8 @@ def recover(
         time_limit_s: in seconds, or None.
         rate: of steps at its highest, as a share of what is changed: .003 changes each coordinate of a factor by at
             most .3 % of their root mean square in a step. It rises for the first twentieth and falls like a cosine.
-            Where a validation is a tenth worse than the best, training goes on from the best state at a third of it.
+            Where a validation is worse than the best by more than what its rate explains (four times at the highest, a
+            tenth at the end), training goes on from the best state at a third of it.
         learning_rate: plain Adam at this rate instead: the same absolute steps in all entries of all factors.
         block_weight: of the mean error of the blocks' outputs beside that of the model's; 0 for the model's alone. A
             block says something of every token, so that the same texts teach more; what the teacher says in its blocks
@@ -248,10 +250,10 @@ class _Schedule:
         steps = 1.0 if step >= self.max_steps else step / self.max_steps
         return max(steps, 0.0 if self.time_limit_s is None else spent_s / self.time_limit_s)
 
-    def rate(self, progress: float) -> float:
-        """Rises for a twentieth, then falls like a cosine."""
+    def share(self, progress: float) -> float:
+        """Of the highest rate: it rises for a twentieth, then falls like a cosine."""
         warm = min(1.0, 20.0 * max(progress, 1.0 / self.max_steps))
-        return self.highest * warm * (1.0 + math.cos(math.pi * min(progress, 1.0))) / 2.0
+        return warm * (1.0 + math.cos(math.pi * min(progress, 1.0))) / 2.0
 
 
 def _some(batches: list[Any], count: int) -> list[Any]:
@@ -324,7 +326,7 @@ def _train(
                 p.grad = None
             lesson.loss(train[queue.pop()]).backward()
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-            adam.step(pace * schedule.rate(progress))
+            adam.step(pace * schedule.highest * schedule.share(progress))
             step += 1
             progress = schedule.progress(step, time.perf_counter() - start)
             if progress >= due:
@@ -332,7 +334,7 @@ def _train(
                 history.append((step, lesson.error(held_out)))
                 if history[-1][1] < best:  # a NaN is not
                     best, kept = history[-1][1], [p.detach().clone() for p in parameters]
-                elif not history[-1][1] < WORSE * best:
+                elif not history[-1][1] < (WORSE + NOISE * pace * schedule.share(progress)) * best:
                     _put(parameters, kept)
                     adam.forget()
                     pace *= SLOWER

@@ -13,18 +13,21 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
+from torch.nn.functional import linear, pad
 
 from tnkit.network import Topology, plan
 from tnkit.network.plan import constant
 from tnkit.nn.forms.base import FORMS, Factors, MatrixForm
+from tnkit.nn.forms.halves import Halves, halves, matrices
 from tnkit.nn.forms.steps import Shapes, Steps, dense_steps, internal_sizes, is_traced, parsed, run_steps, steps_of
 
-__all__ = ["NetworkForm", "bucket"]
+__all__ = ["NetworkForm", "as_matrices", "bucket"]
 
 #: Rows for which the contraction order is found while torch traces, compiles or exports.
 TRACED_ROWS = 64
 BATCH = "batch"
+#: Two products of matrices may take this many times as many operations as the planner's order: they are done faster.
+SLACK = 1.2
 
 
 def bucket(n: int) -> int:
@@ -77,6 +80,10 @@ class NetworkForm(MatrixForm):
 
     def dense(self, t: Factors) -> Tensor:
         """The whole network, contracted."""
+        how = as_matrices(self.equation, self.shapes, self.n_rows, 0)
+        if how is not None:
+            left, right = matrices(how, self.nodes(t))
+            return left[: self.m] @ right[: self.n].mT
         wide = run_steps(dense_steps(self.equation, self.shapes), self.nodes(t))
         rows = prod(self.modes[: self.n_rows])
         return wide.reshape(rows, -1)[: self.m, : self.n]
@@ -85,8 +92,12 @@ class NetworkForm(MatrixForm):
         """The network with the input as one more node."""
         lead, columns = x.shape[:-1], self.modes[self.n_rows :]
         spare = prod(columns) - self.n
+        rows = TRACED_ROWS if is_traced(x) else bucket(prod(lead))
+        how = as_matrices(self.equation, self.shapes, self.n_rows, rows)
+        if how is not None:
+            left, right = matrices(how, self.nodes(t))
+            return linear(x @ right[: self.n], left[: self.m], bias)
         flat = (pad(x, (0, spare)) if spare else x).reshape(-1, *columns)
-        rows = TRACED_ROWS if is_traced(x) else bucket(flat.shape[0])
         y = run_steps(_apply_steps(self.equation, self.shapes, self.n_rows, rows), [*self.nodes(t), flat])
         y = y.reshape(-1, prod(self.modes[: self.n_rows]))[:, : self.m]
         return (y if bias is None else y + bias).reshape(*lead, self.m)
@@ -107,6 +118,30 @@ class NetworkForm(MatrixForm):
     def macs(self) -> int:
         """Multiplications for each row of an input, at the batch for which compiled code is planned."""
         return macs_of(self.equation, self.shapes, self.n_rows)
+
+
+@lru_cache(maxsize=2048)
+def _find_matrices(equation: str, shapes: Shapes, n_rows: int, rows: int) -> Halves | None:
+    how, topology = halves(equation, shapes, n_rows), parsed(equation)
+    if how is None:
+        return None
+    sizes = topology.sizes(shapes)
+    high, wide = (prod(sizes[label] for label in part) for part in (topology.output[:n_rows], topology.output[n_rows:]))
+    width, flops = how[0], how[-1]
+    if rows:
+        products, planned = rows * width * (wide + high), plan(*_with_input(topology, shapes, n_rows, rows))
+    else:
+        products, planned = width * wide * high, plan(topology, shapes)
+    return how if flops + 2 * products <= SLACK * planned.flops else None
+
+
+@constant
+def as_matrices(equation: str, shapes: Shapes, n_rows: int, rows: int) -> Halves | None:
+    """How to make the two matrices whose product a network is, where that is hardly more work than the planner's order.
+
+    With rows 0 for the dense matrix, otherwise for so many rows of an input.
+    """
+    return _find_matrices(equation, shapes, n_rows, rows)
 
 
 def macs_of(equation: str, shapes: Shapes, n_rows: int) -> int:

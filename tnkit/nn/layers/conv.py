@@ -95,8 +95,8 @@ class FactoredConv(FactoredModule[KernelForm]):
 
     def forward_materialized(self, x: Tensor) -> Tensor:
         """By the dense kernel."""
-        blocks = self.form.dense(self.factors())
-        return self.how(x, blocks.flatten(0, 1), self.groups, self.bias)
+        kernel = self.dense_weight(lambda: self.form.dense(self.factors()).flatten(0, 1))
+        return self.how(x, kernel, self.groups, self.bias)
 
     def sample_size(self, x: Tensor) -> tuple[int, ...]:
         """Images in powers of two, and their size."""

@@ -40,6 +40,7 @@ class FactoredEmbedding(FactoredModule[MatrixForm]):
     """
 
     kind: ClassVar[str] = "FactoredEmbedding"
+    keeps: ClassVar[bool] = False  # tables are made smaller for the memory
     max_norm = None
     norm_type = 2.0
     scale_grad_by_freq = False

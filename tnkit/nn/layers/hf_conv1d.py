@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from tnkit.nn.forms import MatrixForm
 from tnkit.nn.layers.layer_type import dtype_of, with_values
@@ -51,10 +50,6 @@ class FactoredConv1D(FactoredLinear):
     def weight(self) -> Tensor:
         """The dense (in, out) weight."""
         return self.form.dense(self.factors()).mT
-
-    def forward_materialized(self, x: Tensor) -> Tensor:
-        """By the dense weight."""
-        return F.linear(x, self.weight.mT, self.bias)
 
 
 class Conv1DType(LinearType):

@@ -62,7 +62,7 @@ class FactoredLinear(FactoredModule[MatrixForm]):
 
     def forward_materialized(self, x: Tensor) -> Tensor:
         """By the dense weight."""
-        return F.linear(x, self.weight, self.bias)
+        return F.linear(x, self.dense_weight(lambda: self.form.dense(self.factors())), self.bias)
 
     def sample_size(self, x: Tensor) -> tuple[int, ...]:
         """The number of rows, in powers of two."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import torch
@@ -10,8 +11,9 @@ from torch import Tensor, nn
 
 from tnkit.errors import OptionError
 from tnkit.nn.forms import Form, form_from_config
+from tnkit.nn.layers.kept import KeptWeight
 from tnkit.nn.specs.base import EXECUTIONS, Execution
-from tnkit.nn.timing import measure_ms
+from tnkit.nn.timing import race_ms
 
 __all__ = ["FactoredModule"]
 
@@ -21,9 +23,13 @@ F = TypeVar("F", bound=Form)
 class FactoredModule(nn.Module, abc.ABC, Generic[F]):
     """Base of the compressed layers: factors as parameters, a static form, and a `weight` that is made when it is read.
 
-    Execution is "factored" (the factors, one after the other), "materialized" (the dense weight is made at each call)
-    or "auto": at the first call of each shape both are timed and the faster one is kept for that shape. While torch
-    traces, compiles or exports, "auto" means "factored".
+    Execution is "factored" (the factors, one after the other), "materialized" (by the dense weight) or "auto": at the
+    first call of each shape both are timed and the faster one is kept for that shape. While torch traces, compiles or
+    exports, "auto" means "factored".
+
+    In eval mode, where nothing asks for gradients of the factors, the dense weight that is in use stays in memory
+    beside them until they change, so that "auto" is not slower than a dense layer; "factored" never makes it. It is in
+    no copy, file or count. A change by `.data` is not seen: call `train()` or `eval()` after one.
 
     Attributes:
         form: how the factors make the weight and act; their names and shapes are its.
@@ -35,6 +41,9 @@ class FactoredModule(nn.Module, abc.ABC, Generic[F]):
     execution: Execution
     bias: nn.Parameter | None
     _faster: dict[tuple[Any, ...], bool]
+    _kept: KeptWeight
+    #: Whether a dense weight may stay in memory.
+    keeps: ClassVar[bool] = True
 
     def __init__(self, form: F, bias: int | None, execution: Execution, dtype: torch.dtype | None) -> None:
         """A layer of zeros; layer types and loading fill it.
@@ -58,7 +67,7 @@ class FactoredModule(nn.Module, abc.ABC, Generic[F]):
         for name, value in form.buffers().items():
             self.register_buffer(name, value)
         self.register_parameter("bias", None if bias is None else nn.Parameter(torch.zeros(bias, dtype=dtype)))
-        self._faster = {}
+        self._faster, self._kept = {}, KeptWeight()
 
     @property
     def ranks(self) -> tuple[int, ...]:
@@ -103,6 +112,17 @@ class FactoredModule(nn.Module, abc.ABC, Generic[F]):
     def sample_size(self, x: Tensor) -> tuple[int, ...]:
         """What of the input's shape decides which execution is faster."""
 
+    def dense_weight(self, make: Callable[[], Tensor]) -> Tensor:
+        """What `make` makes of the factors, or the same of an earlier call where that is kept."""
+        may = self.keeps and not self.training and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
+        factors = self.factors().values() if may else ()
+        return self._kept.of(factors, make) if may and KeptWeight.may_keep(factors) else make()
+
+    def train(self, mode: bool = True) -> Self:
+        """As nn.Module does; a dense weight that is kept is forgotten."""
+        self._kept.drop()
+        return super().train(mode)
+
     def forward(self, input: Tensor) -> Tensor:
         """The layer's output; the argument has the name that torch's own layers give it."""
         if self.execution == "factored" or (self.execution == "auto" and self._factored_is_faster(input)):
@@ -119,12 +139,15 @@ class FactoredModule(nn.Module, abc.ABC, Generic[F]):
             return True
         if x.is_nested or (x.is_cuda and torch.cuda.is_current_stream_capturing()):
             return True
-        key = (*self.sample_size(x), x.dtype, x.device)
+        keeping = self.keeps and not self.training and KeptWeight.may_keep(self.parameters(recurse=False))
+        key = (*self.sample_size(x), x.dtype, x.device, keeping)
         if key not in self._faster:
-            with torch.no_grad():
-                factored = measure_ms(lambda: self.forward_factored(x), x.device, runs=3, time_limit_s=0.02)
-                dense = measure_ms(lambda: self.forward_materialized(x), x.device, runs=3, time_limit_s=0.02)
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not keeping):
+                calls = [lambda: self.forward_factored(x), lambda: self.forward_materialized(x)]
+                factored, dense = map(min, race_ms(calls, x.device, runs=5, time_limit_s=0.05))
             self._faster[key] = factored <= dense
+            if all(won for (*_, kept), won in self._faster.items() if kept):
+                self._kept.drop()
         return self._faster[key]
 
     def n_factor_params(self) -> int:

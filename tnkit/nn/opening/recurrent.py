@@ -15,7 +15,7 @@ from tnkit.nn.forms.network import bucket
 from tnkit.nn.forms.steps import is_traced
 from tnkit.nn.layers.module import FactoredModule
 from tnkit.nn.opening.base import OPENINGS, Memo, Opening, dense_linear, detached
-from tnkit.nn.timing import measure_ms
+from tnkit.nn.timing import race_ms
 
 __all__ = ["OpenGRU", "OpenLSTM", "OpenRNN", "RecurrentOpening"]
 
@@ -120,8 +120,8 @@ class _OpenRecurrent(nn.RNNBase):
         key = (*(bucket(n) for n in x.shape), x.dtype, x.device)
         if key not in self._faster:
             with torch.no_grad():
-                steps = measure_ms(lambda: self._by_steps(x, hx), x.device, runs=3, time_limit_s=0.05)
-                whole = measure_ms(lambda: self.closed_class.forward(self, x, hx), x.device, runs=3, time_limit_s=0.05)
+                calls = [lambda: self._by_steps(x, hx), lambda: self.closed_class.forward(self, x, hx)]
+                steps, whole = map(min, race_ms(calls, x.device, runs=3, time_limit_s=0.1))
             self._faster[key] = steps <= whole
         return self._faster[key]
 
