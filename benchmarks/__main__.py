@@ -1,7 +1,7 @@
 """Run the benchmarks: `python -m benchmarks [--quick] [--only TEXT] [--out FOLDER] [--chart FOLDER]`.
 
 Each module runs in a process of its own, one after the other, and writes its figures as JSON; then `bars` says what was
-asked for and what was seen. The whole takes about a quarter of an hour, the quick one a minute. Those of models and
+asked for and what was seen. The whole takes about half an hour, the quick one a minute. Those of models and
 layers take minutes each: they run where `--only` gives their name, such as `--only encoder`.
 """
 

@@ -8,6 +8,7 @@ set those too, the same for all. Rows of a search that ended by its limit say so
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import sys
 import time
@@ -25,7 +26,7 @@ from torch import Tensor
 
 import tnkit as tk
 from benchmarks import search_data as data
-from benchmarks.harness import machine, relative_error, screen, write_json
+from benchmarks.harness import Machine, machine, relative_error, screen, write_json
 from tnkit.search import STRATEGIES, Graph, Proposer, packed_ranks, tucker_front
 
 HAS = {name: find_spec(name) is not None for name in ("tensorly", "torchtt", "tntorch", "pyttb", "tensap", "quimb")}
@@ -354,6 +355,13 @@ def summary(rows: list[Row]) -> Iterator[tuple[str, ...]]:
             )
 
 
+def written(path: Path, on: Machine, rows: list[Row], done: list[str], whole: int) -> None:
+    """The rows, the cases that are done, and how many rows these have."""
+    published = {k: [asdict(p) for p in v] for k, v in data.PUBLISHED.items()}
+    told = {"machine": asdict(on), "done": done, "whole": whole, "published": published}
+    write_json(path, {**told, "rows": [asdict(r) for r in rows]})
+
+
 def main() -> int:
     """Measure and show; the exit status is 0 whatever the figures are."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.bench_search", description=__doc__)
@@ -361,17 +369,23 @@ def main() -> int:
     parser.add_argument("--case", default="", help="only cases whose name holds this")
     parser.add_argument("--seeds", type=int, default=5, help="of each search (default 5)")
     parser.add_argument("--json", type=Path, default=Path("out/bench_search.json"), help="where to write")
+    parser.add_argument("--resume", action="store_true", help="go on after the last case that the file has whole")
     asked = parser.parse_args()
-    console, rows = screen(), list[Row]()
+    console, rows, done = screen(), list[Row](), list[str]()
+    if asked.resume and asked.json.exists():
+        before = json.loads(asked.json.read_text())
+        done = list(before["done"])
+        rows = [Row(**row) for row in before["rows"][: before["whole"]]]
     on = machine(("tensorly", "torchtt", "tntorch", "pyttb", "tensap", "quimb"))
     for name, case in cases(1 if asked.quick else asked.seeds, quick=asked.quick).items():
-        if asked.case in name:
-            mine, published = list[Row](), {k: [asdict(p) for p in v] for k, v in data.PUBLISHED.items()}
+        if asked.case in name and name not in done:
+            mine = list[Row]()
             for row in case():
                 mine.append(row)
-                found = [asdict(r) for r in (*rows, *mine)]
-                write_json(asked.json, {"machine": asdict(on), "rows": found, "published": published})
+                written(asked.json, on, [*rows, *mine], done, len(rows))
             rows += mine
+            done.append(name)
+            written(asked.json, on, rows, done, len(rows))
             show(console, mine)
     console.print(f"written to {asked.json}")
     return 0

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
@@ -22,7 +22,8 @@ import torch
 from rich.table import Table
 
 import tnkit as tk
-from benchmarks.harness import machine, screen, write_json
+from benchmarks.harness import screen
+from benchmarks.resumed import resumed
 from benchmarks.search_data import greedy_targets, planted
 from tnkit.search import TNGA, TNLS, DenseObjective, GreedyTN, Proposer, SVDinsTN, TnALE, Trial, run_objective
 from tnkit.solvers import Control
@@ -105,12 +106,13 @@ def run(name: str, target: str, seed: int, how: str, limit_s: float, to_beat: in
     return Row(target, name, seed, how, graph.n_params, smallest, to_beat, *told, spent, reached)
 
 
-def rows(seeds: int, limit_s: float, only: str) -> Iterator[Row]:
-    """Everything; the others after the search as it is."""
+def rows(known: list[Row], seeds: int, limit_s: float, only: str) -> Iterator[Row]:
+    """What is not known yet; the others after the search as it is."""
+    done = {(r.target, r.search, r.seed) for r in known}
     for seed in range(seeds):
         for target in greedy_targets():
             for name in SEARCHES:
-                if only not in f"{target} {name}":
+                if only not in f"{target} {name}" or (target, name, seed) in done:
                     continue
                 first = run(name, target, seed, "both", limit_s, None)
                 yield first
@@ -151,16 +153,10 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--limit", type=float, default=4.0, help="seconds for each search as it is (default 4)")
     parser.add_argument("--only", default="", help="only rows whose target and search hold this")
-    parser.add_argument("--json", type=Path, default=None)
+    parser.add_argument("--json", type=Path, default=Path("out/bench_search_ablation.json"))
     asked = parser.parse_args()
     seeds, limit = (1, 1.0) if asked.quick else (asked.seeds, asked.limit)
-    torch.set_num_threads(1)
-    found: list[Row] = []
-    on = machine(())
-    for row in rows(seeds, limit, asked.only):
-        found.append(row)
-        if asked.json is not None:
-            write_json(asked.json, {"machine": asdict(on), "eps": EPS, "rows": [asdict(r) for r in found]})
+    found = resumed(asked.json, Row, lambda known: rows(known, seeds, limit, asked.only), eps=EPS)
     screen().print(table(found))
     return 0
 

@@ -66,7 +66,7 @@ def measure(layers: list[int], keeps: list[float]) -> Iterator[Row]:
     texts = encoder.sentences(2 * SENTENCES)
     names = {f"encoder.layer.{k}.{name}": f"{k} {what}" for k in layers for what, name in NAMES.items()}
     seen: list[dict[str, InputStats]] = [
-        tk.nn.calibrate(local.model, local.batches(part)) for part in (texts[:SENTENCES], texts[SENTENCES:])
+        tk.nn.calibrate(local.model, local.batches(part), aside=4) for part in (texts[:SENTENCES], texts[SENTENCES:])
     ]
     for name, shown in names.items():
         dense = local.model.get_submodule(name)

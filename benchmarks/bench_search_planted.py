@@ -11,21 +11,19 @@ from it.
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from rich.table import Table
 
 import tnkit as tk
 from benchmarks import search_data as data
-from benchmarks.harness import machine, relative_error, screen, write_json
+from benchmarks.harness import relative_error, screen
+from benchmarks.resumed import resumed
 from tnkit.search import AutoSearch, Graph
 
 FIRST = 1000  # seed of the targets
@@ -127,17 +125,12 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="one seed of one target")
     parser.add_argument("--json", type=Path, default=Path("out/bench_search_planted.json"))
     asked = parser.parse_args()
-    torch.set_num_threads(1)
-    found: list[Row] = []
-    if asked.json.exists():
-        found = [Row(**row) for row in json.loads(asked.json.read_text())["rows"]]
-    on = asdict(machine(()))
     seeds, only = (1, "TT") if asked.quick else (asked.seeds, asked.only)
-    for row in rows(list(found), asked.families, asked.first, seeds, only, asked.strategy):
-        found.append(row)
-        load = f"load average {os.getloadavg()[0]:.1f} at the end"
-        write_json(asked.json, {"machine": on, "state": load, "rows": [asdict(r) for r in found]})
-    screen().print(table(found))
+
+    def missing(known: list[Row]) -> Iterator[Row]:
+        return rows(known, asked.families, asked.first, seeds, only, asked.strategy)
+
+    screen().print(table(resumed(asked.json, Row, missing)))
     return 0
 
 

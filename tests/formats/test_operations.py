@@ -61,6 +61,35 @@ class TestSums:
         assert total.ranks == (10, 10)
 
 
+class TestNumbers:
+    """A number beside a format is added to every entry, and costs one rank."""
+
+    @pytest.mark.parametrize("name", FORMATS.names())
+    @pytest.mark.parametrize("shape", [(4, 5, 6), (12, 15)])
+    def test_added(self, name, shape):
+        value = make(name, shape)
+        close(value + 1.5, value.to_dense() + 1.5)
+        close(2 - value, 2 - value.to_dense())
+        close(value - value.mean(), value.to_dense() - value.to_dense().mean())
+        close(1j + value, 1j + value.to_dense())
+
+    @pytest.mark.parametrize("name", ["tt", "tr", "cp", "tucker", "ht"])
+    def test_the_kind_stays(self, name):
+        value = make(name)
+        assert type(value + 1) is type(value)
+        assert (value + 1).ranks == tuple(r + 1 for r in value.ranks)
+
+    def test_zero_costs_nothing(self):
+        a, b = make("tt"), make("tt", seed=1)
+        assert sum([a, b]).ranks == (a + b).ranks
+
+    @pytest.mark.parametrize("modes", [None, 0, (0, 2), [-1]])
+    def test_mean(self, modes):
+        value = make("tt")
+        dims = list(range(3)) if modes is None else modes
+        close(value.mean(modes), value.to_dense().mean(dims))
+
+
 class TestProducts:
     """Matrix products and scales."""
 

@@ -1,5 +1,7 @@
 """AnyOf: never worse than the best of its formats, at one size and under a budget."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -7,6 +9,7 @@ from torch import nn
 import tnkit as tk
 from tnkit.errors import OptionError
 from tnkit.nn import AnyOf, LowRankLayer, NetworkLayer, compress_layer
+from tnkit.nn.stats import InputStats
 
 FORMATS = (LowRankLayer(), NetworkLayer(tk.KronSpec(left=(4, 6))), NetworkLayer("btt"))
 
@@ -67,3 +70,43 @@ def test_what_it_does_not_take() -> None:
         AnyOf((tk.nn.Tucker2(),))
     with pytest.raises(OptionError, match="limit of its own"):
         AnyOf((LowRankLayer(keep=0.5),))
+
+
+def loss(module: nn.Module, layer: nn.Linear, rows: torch.Tensor) -> float:
+    return float((rows @ (module.weight.detach().double() - layer.weight.detach().double()).T).norm())
+
+
+def test_the_rows_that_were_kept_apart_decide() -> None:
+    turned = 0
+    for seed in range(8):
+        torch.manual_seed(seed)
+        layer, mix = nn.Linear(24, 36), torch.randn(24, 24, dtype=torch.float64)
+        rows = torch.randn(30, 24, dtype=torch.float64) @ mix
+        fitted_to, aside = (InputStats.of(part) for part in (rows[:20], rows[20:]))
+        alone = [compress_layer(layer, type(s)(**named(s), keep=0.5), fitted_to).module for s in FORMATS]
+        unseen = [loss(module, layer, rows[20:]) for module in alone]
+        with_aside = compress_layer(layer, AnyOf(FORMATS, keep=0.5), fitted_to + replace(aside, aside=aside))
+        without = compress_layer(layer, AnyOf(FORMATS, keep=0.5), fitted_to + aside)
+        close = [loss(module, layer, rows) for module in (with_aside.module, without.module)]
+        assert close[0] >= close[1] * (1 - 1e-9)  # on what it is fitted to the other choice is the best
+        if with_aside.report.spec != without.report.spec:
+            turned += 1
+            chosen, other = (
+                min(e for s, e in zip(FORMATS, unseen, strict=True) if type(s).__name__ == result.report.spec)
+                for result in (with_aside, without)
+            )
+            assert chosen < other
+    assert turned
+
+
+def test_batches_are_kept_apart() -> None:
+    model = nn.Sequential(layer_of(low_rank()))
+    batches = [torch.randn(5, 24) for _ in range(7)]
+    stats = tk.nn.calibrate(model, batches, aside=3)["0"]
+    assert stats.aside is not None
+    assert (stats.count, stats.aside.count, stats.rest().count) == (35, 10, 25)
+    apart = torch.cat([batches[2], batches[5]]).double()
+    assert torch.allclose(stats.aside.gram[0], apart.T @ apart)
+    assert tk.nn.calibrate(model, batches)["0"].aside is None
+    with pytest.raises(OptionError, match="aside=1"):
+        tk.nn.calibrate(model, batches, aside=1)

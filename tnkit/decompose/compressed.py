@@ -165,7 +165,7 @@ def _basis_sizes(layout: Layout, ranks: Sequence[int]) -> tuple[int, ...] | None
         if len(holders) != 1 or topology.constants[holders[0]] is not None:
             return None
         bonds = prod(sizes[label] for label in topology.inputs[holders[0]] if label not in topology.output)
-        found.append(min(sizes[mode], bonds + 10 + bonds // 4))
+        found.append(min(sizes[mode], bonds + 5 + bonds // 8))
     return tuple(found)
 
 

@@ -88,6 +88,25 @@ def add(a: Format, b: Format) -> Format:
     return _choice(a, b)
 
 
+@operations.shift.generic
+def shift(a: Format, number: Any) -> Format:
+    """A number added to every entry: the sum with a format of rank one whose entries are all ones, times the number."""
+    if not isinstance(number, Tensor) and number == 0:
+        return a  # so that Python's sum() of formats adds no rank
+    topology, ones = a.topology(), a.tensors()[0].new_ones
+    if a.view() is None and all(c is None for c in topology.constants):
+        sizes = dict(zip(topology.output, a.shape, strict=True))
+        return operations.add(
+            a,
+            operations.scale(
+                a.with_tensors([ones([sizes.get(label, 1) for label in labels]) for labels in topology.inputs]), number
+            ),
+        )
+    labels = tuple(f"i{k}" for k in range(a.ndim))
+    flat = Network(tuple(ones(n) for n in a.shape), Topology(tuple((label,) for label in labels), labels))
+    return operations.add(a, operations.scale(flat, number))
+
+
 def _choice(a: Format, b: Format) -> Network:
     """Both networks, joined at their modes by a label of two values: at the first b is one, at the second a is."""
     top_a, top_b = modes_of(a.topology(), "a"), modes_of(b.topology(), "b")

@@ -244,17 +244,34 @@ class Format(ABC):
         """The sum over modes (all by default): a format, or a 0-d tensor if no mode is left."""
         return operations.sum(self, modes)
 
+    def mean(self, modes: int | Sequence[int] | None = None) -> Any:
+        """The mean over modes (all by default): a format, or a 0-d tensor if no mode is left."""
+        total = operations.sum(self, modes)
+        return total * (prod(total.shape) / prod(self.shape))
+
     def __getitem__(self, key: Any) -> Any:
         """Slices, integers, None and `...` as in NumPy: a format, or a 0-d tensor if no mode is left."""
         return operations.getitem(self, key)
 
     def __add__(self, other: Any) -> Format:
-        """Sum with a format of equal shape; ranks add."""
-        return operations.add(self, other) if isinstance(other, Format) else NotImplemented
+        """Sum with a format of equal shape, or with a number for every entry; ranks add (a number has rank 1)."""
+        if isinstance(other, Format):
+            return operations.add(self, other)
+        return operations.shift(self, other) if _is_number(other) else NotImplemented
+
+    def __radd__(self, other: Any) -> Format:
+        """Sum with a number."""
+        return operations.shift(self, other) if _is_number(other) else NotImplemented
 
     def __sub__(self, other: Any) -> Format:
-        """Difference with a format of equal shape; ranks add."""
-        return operations.add(self, operations.scale(other, -1)) if isinstance(other, Format) else NotImplemented
+        """Difference with a format of equal shape or a number; ranks add."""
+        if isinstance(other, Format):
+            return operations.add(self, operations.scale(other, -1))
+        return operations.shift(self, -other) if _is_number(other) else NotImplemented
+
+    def __rsub__(self, other: Any) -> Format:
+        """A number minus the format."""
+        return operations.shift(operations.scale(self, -1), other) if _is_number(other) else NotImplemented
 
     def __mul__(self, other: Any) -> Format:
         """Product with a number, or elementwise with a format of equal shape (ranks multiply)."""

@@ -24,6 +24,7 @@ __all__ = [
     "round",
     "save",
     "scale",
+    "shift",
     "sum",
     "tensorized",
     "to_network",
@@ -36,6 +37,7 @@ at: Operation[Tensor] = Operation("at")
 getitem: Operation[Any] = Operation("getitem")
 sum: Operation[Any] = Operation("sum")
 scale: Operation[Format] = Operation("scale")
+shift: Operation[Format] = Operation("shift")
 add: Operation[Format] = Operation("add", arity=2)
 multiply: Operation[Format] = Operation("multiply", arity=2)
 matmul: Operation[Any] = Operation("matmul", arity=2)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tnkit.errors import DataError
+from tnkit.errors import DataError, OptionError
 from tnkit.nn.batches import attention_mask, evaluating, require_batches, run_batch
 from tnkit.nn.hooks import hooked
 from tnkit.nn.opening import opened, owners, projection_input
@@ -77,6 +77,7 @@ class _Event:
 class _Recorder:
     sites: Mapping[str, Site]
     mask: Tensor | None = None
+    aside: bool = False
     events: dict[tuple[Hashable, int], _Event] = field(default_factory=dict)
     totals: dict[tuple[str, ...], InputStats] = field(default_factory=dict)
     inputs: dict[str, tuple[tuple[int, ...], torch.dtype]] = field(default_factory=dict)
@@ -106,8 +107,10 @@ class _Recorder:
 
     def _fold(self, key: tuple[Hashable, int]) -> None:
         event = self.events.pop(key)
-        names = tuple(event.names)
-        self.totals[names] = self.totals[names] + event.stats if names in self.totals else event.stats
+        names, stats = tuple(event.names), event.stats
+        if self.aside:
+            stats = replace(stats, aside=stats)
+        self.totals[names] = self.totals[names] + stats if names in self.totals else stats
 
     def fold_dead(self) -> None:
         """Add up what belongs to tensors that are gone: no further layer can take them."""
@@ -134,6 +137,7 @@ def collect(
     *,
     gradient_batches: int = 0,
     outputs: Outputs = "auto",
+    aside: int = 0,
 ) -> Calibration:
     """Run the batches and record the sites.
 
@@ -144,6 +148,7 @@ def collect(
         who: the words for the caller in messages.
         gradient_batches: on how many of the first batches gradients are taken as well; see `tnkit.nn.sensitivity`.
         outputs: what of the outputs the gradients are of; see `tnkit.nn.outputs`.
+        aside: one batch of so many is also kept apart; 0 for none.
 
     Raises:
         OptionError: `calib` is no iterable of batches.
@@ -178,6 +183,7 @@ def collect(
         for batch in require_batches(calib, who):
             first = batch if n_batches == 0 else first
             recorder.mask = attention_mask(batch)
+            recorder.aside = aside > 0 and n_batches % aside == aside - 1
             run_batch(model, batch, who)
             recorder.end_batch()
             if n_batches < gradient_batches:
@@ -192,7 +198,9 @@ def collect(
     return Calibration(seen, first, n_batches, feeling.note)
 
 
-def calibrate(model: nn.Module, calib: Iterable[Any], rules: Rules | None = None) -> dict[str, InputStats]:
+def calibrate(
+    model: nn.Module, calib: Iterable[Any], rules: Rules | None = None, *, aside: int = 0
+) -> dict[str, InputStats]:
     """Second moments of the inputs of every layer that can be compressed.
 
     Args:
@@ -200,13 +208,14 @@ def calibrate(model: nn.Module, calib: Iterable[Any], rules: Rules | None = None
         calib: iterable of batches: a tensor, a tuple of arguments, or a Mapping of keyword arguments each. Tokens whose
             `attention_mask` is 0 in a Mapping are left out.
         rules: as in `compress`; layers excluded there are not watched, and a specification decides what its rows are.
+        aside: one batch of so many is also kept apart, for `AnyOf` to choose by; 0 for none. It doubles the memory.
 
     Returns:
         InputStats by layer name, for `compress_layer(layer, spec, gram=stats[name])`. Layers that no batch called
         are missing.
 
     Raises:
-        OptionError: `calib` is no iterable of batches, or a rule matches nothing.
+        OptionError: `calib` is no iterable of batches, a rule matches nothing, or `aside` is negative or 1.
         DataError: no batch, or a batch that the model does not take.
 
     Example:
@@ -217,8 +226,10 @@ def calibrate(model: nn.Module, calib: Iterable[Any], rules: Rules | None = None
         >>> sorted(stats), stats["0"].count, stats["0"].gram[0, 0].tolist()
         (['0', '2'], 7, [5.0, 5.0, 5.0])
     """
+    if aside < 0 or aside == 1:
+        raise OptionError(f"calibrate: aside={aside}. Use 0 for none, or 2 or more: one batch of so many.")
     with opened(model) as whole:
         scope = find_scope(whole.model, rules)
         sites = {item.name: Site(item.layer, item.recipe) for item in scope.items}
-        seen = collect(whole.model, sites, calib).seen
+        seen = collect(whole.model, sites, calib, aside=aside).seen
     return {name: what.stats for name, what in seen.items() if what.stats is not None}

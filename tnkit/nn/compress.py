@@ -41,6 +41,8 @@ __all__ = ["LayerResult", "compress", "compress_layer"]
 
 #: Gradients are taken on this many of the first batches.
 GRADIENT_BATCHES = 16
+#: One batch of so many is kept apart where formats are chosen at a given size.
+ASIDE = 4
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -295,7 +297,8 @@ def _calibrated(
         for name in (choice.item.name, *choice.item.tied):
             layer, spec = model.get_submodule(name), choice.item.spec
             sites[name] = Site(layer, find_recipe(layer, spec, name), spec.whiten)
-    return collect(model, sites, calib, "compress", gradient_batches=gradients, outputs=outputs)
+    aside = ASIDE if any(choice.item.spec.chooses for choice in choices) else 0
+    return collect(model, sites, calib, "compress", gradient_batches=gradients, outputs=outputs, aside=aside)
 
 
 def _notes(choices: tuple[Choice, ...], calibration: Calibration | None) -> list[str]:

@@ -26,11 +26,14 @@ class InputStats:
             float64, how often each row is.
         total: (g, n) float64, the sum of the rows.
         count: number of rows.
+        aside: the moments of a part of these rows, by which fits to the others can be compared; None where none was
+            kept apart.
     """
 
     gram: Tensor
     total: Tensor
     count: int
+    aside: InputStats | None = None
 
     @staticmethod
     def of(rows: Tensor) -> InputStats:
@@ -86,7 +89,27 @@ class InputStats:
     def __add__(self, other: InputStats) -> InputStats:
         """The statistics of both sets of rows together."""
         gram = self.gram + other.gram.to(self.gram)
-        return InputStats(gram, self.total + other.total.to(self.total), self.count + other.count)
+        parts = [part for part in (self.aside, other.aside) if part is not None]
+        aside = None if not parts else parts[0] if len(parts) == 1 else parts[0] + parts[1]
+        return InputStats(gram, self.total + other.total.to(self.total), self.count + other.count, aside)
+
+    def rest(self) -> InputStats:
+        """The statistics of the rows that were not kept apart.
+
+        Example:
+            >>> import torch
+            >>> from dataclasses import replace
+            >>> from tnkit.nn.stats import InputStats
+            >>> first, second = InputStats.of(torch.ones(3, 2)), InputStats.of(torch.ones(1, 2))
+            >>> both = first + replace(second, aside=second)
+            >>> both.count, both.rest().count, both.aside.count
+            (4, 3, 1)
+        """
+        part = self.aside
+        if part is None:
+            return self
+        gram = self.gram - part.gram.to(self.gram)
+        return InputStats(gram, self.total - part.total.to(self.total), self.count - part.count)
 
     def mean(self) -> Tensor:
         """(g, n) mean row."""
@@ -112,7 +135,8 @@ class InputStats:
         """The same on another device."""
         if self.gram.device == device:
             return self
-        return InputStats(self.gram.to(device), self.total.to(device), self.count)
+        aside = None if self.aside is None else self.aside.to(device)
+        return InputStats(self.gram.to(device), self.total.to(device), self.count, aside)
 
     def require_finite(self, name: str) -> InputStats:
         """Itself.

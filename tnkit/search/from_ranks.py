@@ -5,7 +5,8 @@ The spectra of all cuts tell how large each rank is that stands out of the noise
 the one that they come from is among them. They are fitted from many starts, the smallest first: a fit of a graph with
 loops often ends in a valley. Where their errors are the least they are fitted again, now from above: of a graph with
 one rank more, fitted as well as it goes, that rank is dropped in many ways, and far more of these starts arrive than of
-random ones. Nodes of the one that reaches eps are split where that saves numbers.
+random ones. A graph is given up when a further round hardly lowers its error: where the best of many starts ends
+twice is the bottom. Nodes of the one that reaches eps are split where that saves numbers.
 
 The search is tnkit's own; splits are those of Greedy-TN (arXiv 2008.05437).
 
@@ -46,6 +47,7 @@ class MatchedSearch(Proposer):
     Attributes:
         candidates: graphs that are fitted at the most for each way to read the ranks; twice as many in all.
         rounds: of fits; the half of the graphs with the smaller errors goes on.
+        gain: the share by which a round has to lower the error of a graph; one whose error stays is given up.
         again: rounds for the smaller graphs where a larger one has reached eps in the first.
         starts: of each fit in the first round; twice as many in the others, half of them from above.
         steps: sweeps of a fit.
@@ -54,6 +56,7 @@ class MatchedSearch(Proposer):
 
     candidates: int = 6
     rounds: int = 5
+    gain: float = 0.05
     again: int = 2
     starts: int = 32
     steps: int = 200
@@ -98,7 +101,8 @@ class MatchedSearch(Proposer):
                     return more
                 if parent is not None and objective.reached(parent.error) and not inside:
                     best = parent
-                left += [] if inside else [trial if more is None else more]
+                stays = more is None or more.error > (1 - self.gain) * trial.error
+                left += [] if inside or stays or more is None else [more]
             close = left
         return best
 

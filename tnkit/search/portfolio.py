@@ -1,5 +1,8 @@
 """The portfolio: every named format over the array as it is, every useful unfolding, and the best tree that is found.
 
+Formats that are fitted directly come first, then the tree. Where an eps is asked, the spectra that the tree took tell
+how small each of the others can be, and what cannot be smaller than what is there is not fitted.
+
 It is what `decompose(x, "auto", …)` runs: its answer is never larger, at the asked error, than that of any fixed format
 it tried, nor than the truncated SVD of the best unfolding.
 """
@@ -7,10 +10,10 @@ it tried, nor than the truncated SVD of the best unfolding.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import combinations
-from math import prod
+from math import ceil, inf, prod
 from typing import Any
 
 import torch
@@ -21,11 +24,12 @@ from tnkit.errors import BudgetError, OptionError, RankError, ShapeError
 from tnkit.formats import FormatSpec, Layout, LowRankSpec
 from tnkit.registry import FORMATS
 from tnkit.report import FitReport
+from tnkit.search.format_bounds import least_size
 from tnkit.search.front import Candidate, SearchResult, pareto_front
 from tnkit.search.proofs import Proofs
 from tnkit.search.runner import Limits, run_search
 from tnkit.search.trees import TreeSearch
-from tnkit.solvers import INTERRUPTED, Control
+from tnkit.solvers import CONVERGED, INTERRUPTED, Control
 
 __all__ = ["Portfolio", "unfoldings"]
 
@@ -101,54 +105,31 @@ class Portfolio:
         target = Target(eps=eps, max_params=max_params)
         tried: list[Candidate] = []
         left_out: list[tuple[str, str]] = []
-        for label, spec, layout in _sorted_by_cost(self._specs(tuple(x.shape)), target):
-            methods = methods_for(layout, target)
-            iterative = bool(methods) and methods[0].iterative
-            least = layout.n_params((1,) * len(layout.bonds))
-            if not methods:
-                left_out.append((label, "no method takes what is asked"))
-            elif max_params is not None and least > max_params:
-                left_out.append((label, f"takes {least} entries at rank 1"))
-            elif limited.out_of_time and iterative and tried:
-                left_out.append((label, "the time was up"))
-            else:
-                wanted = _capped(target, tried, iterative=iterative)
-                try:
-                    fit = run(
-                        x,
-                        norm,
-                        spec,
-                        layout,
-                        wanted,
-                        method=methods[0],
-                        rng=rng,
-                        control=limited,
-                        dtype=dtype,
-                        asked=asked,
-                    )
-                except (BudgetError, RankError) as error:
-                    left_out.append((label, str(error).split(". ")[0]))
-                    continue
-                tried.append(Candidate(label, fit))
-                if fit.status == INTERRUPTED:
-                    break
-        interrupted = bool(tried) and tried[-1].fit.status == INTERRUPTED
-        for label, spec, layout in self._specs(tuple(x.shape)) if permute and not interrupted else ():
+        options: dict[str, Any] = {"rng": rng, "control": limited, "dtype": dtype, "asked": asked}
+        direct, iterative = _by_cost(self._specs(tuple(x.shape)), target)
+        for item in direct:
+            if not _interrupted(tried):
+                self._try(x, norm, item, target, tried, left_out, {}, options)
+        stopped, proved = False, Proofs(why_none="no trees were searched for an array of such a shape")
+        if not _interrupted(tried) and _worth_a_tree(x, eps):
+            found = _tree(x, norm, Limits(eps, max_params), **options)
+            if found is not None:
+                tried.append(Candidate(f"tree {found.best.label}", found.best.fit))
+                stopped, proved = found.status == INTERRUPTED, found.proofs
+        needs = dict(proved.ranks) if min(x.shape, default=1) > 1 else {}
+        for item in iterative:
+            stopped = stopped or _interrupted(tried)
+            if not stopped:
+                self._try(x, norm, item, target, tried, left_out, needs, options)
+        stopped = stopped or _interrupted(tried)
+        for label, spec, layout in self._specs(tuple(x.shape)) if permute and not stopped else ():
             if label in REORDERED and label not in ITERATIVE:
                 try:
-                    fit = run_reordered(
-                        x, norm, spec, layout, within(target), rng=rng, control=limited, dtype=dtype, asked=asked
-                    )
+                    fit = run_reordered(x, norm, spec, layout, within(target), **options)
                 except BudgetError as error:
                     left_out.append((f"{label}, reordered", str(error).split(". ")[0]))
                     continue
                 tried.append(Candidate(f"{label}, reordered", fit))
-        proved = Proofs(why_none="no trees were searched for an array of such a shape")
-        if not interrupted and _worth_a_tree(x, eps):
-            found = _tree(x, norm, Limits(eps, max_params), rng=rng, control=limited, dtype=dtype, asked=asked)
-            if found is not None:
-                tried.append(Candidate(f"tree {found.best.label}", found.best.fit))
-                proved = found.proofs
         if not tried:
             raise BudgetError(
                 f"No format of shape {tuple(x.shape)} fits what was asked ({asked}). Allow more parameters."
@@ -156,9 +137,53 @@ class Portfolio:
         best = min(tried, key=lambda c: _score(c.fit, eps))
         why = f"the {'most accurate' if eps is None else 'smallest'} of {len(tried)} structures that were tried"
         spent = time.monotonic() - begun
-        result = SearchResult(pareto_front(tried), best, tuple(tried), tuple(left_out), spent, eps=eps, proofs=proved)
+        result = SearchResult(
+            pareto_front(tried),
+            best,
+            tuple(tried),
+            tuple(left_out),
+            spent,
+            INTERRUPTED if stopped else CONVERGED,
+            eps=eps,
+            proofs=proved,
+        )
         why = "; ".join([f"{best.label}, {why}", *result.told_gaps()])
         return replace(result, best=Candidate(best.label, replace(best.fit, why=why, elapsed_s=spent)))
+
+    def _try(
+        self,
+        x: Tensor,
+        norm: float,
+        item: tuple[str, FormatSpec, Layout],
+        target: Target,
+        tried: list[Candidate],
+        left_out: list[tuple[str, str]],
+        needs: Mapping[int, int],
+        options: dict[str, Any],
+    ) -> None:
+        """Fit one format and add it to `tried`, or to `left_out` with the reason."""
+        label, spec, layout = item
+        methods = methods_for(layout, target)
+        iterative = bool(methods) and methods[0].iterative
+        wanted = _capped(target, tried, iterative=iterative)
+        at_one = layout.n_params((1,) * len(layout.bonds))
+        beaten = needs and wanted is not target  # some other reaches eps, and this one is to be smaller
+        least = least_size(layout, needs) if beaten else 0.0
+        if not methods:
+            left_out.append((label, "no method takes what is asked"))
+        elif target.max_params is not None and at_one > target.max_params:
+            left_out.append((label, f"takes {at_one} entries at rank 1"))
+        elif least == inf:
+            left_out.append((label, "cannot have the ranks that the cuts need"))
+        elif beaten and least > (wanted.max_params or inf):
+            left_out.append((label, f"takes {ceil(least)} entries or more at the ranks that the cuts need"))
+        elif options["control"].out_of_time and iterative and tried:
+            left_out.append((label, "the time was up"))
+        else:
+            try:
+                tried.append(Candidate(label, run(x, norm, spec, layout, wanted, method=methods[0], **options)))
+            except (BudgetError, RankError) as error:
+                left_out.append((label, str(error).split(". ")[0]))
 
     def _specs(self, shape: tuple[int, ...]) -> Iterator[tuple[str, FormatSpec, Layout]]:
         for name in self.formats or FORMATS.names():
@@ -200,16 +225,20 @@ def within(target: Target) -> Callable[[Layout], Target]:
     return aim
 
 
-def _sorted_by_cost(
+def _by_cost(
     specs: Iterator[tuple[str, FormatSpec, Layout]], target: Target
-) -> list[tuple[str, FormatSpec, Layout]]:
-    """Direct methods first."""
-
-    def iterative(item: tuple[str, FormatSpec, Layout]) -> bool:
+) -> tuple[list[tuple[str, FormatSpec, Layout]], list[tuple[str, FormatSpec, Layout]]]:
+    """Those of direct methods, and of iterative ones."""
+    direct: list[tuple[str, FormatSpec, Layout]] = []
+    iterative: list[tuple[str, FormatSpec, Layout]] = []
+    for item in specs:
         methods = methods_for(item[2], target)
-        return bool(methods) and methods[0].iterative
+        (iterative if methods and methods[0].iterative else direct).append(item)
+    return direct, iterative
 
-    return sorted(specs, key=iterative)
+
+def _interrupted(tried: list[Candidate]) -> bool:
+    return bool(tried) and tried[-1].fit.status == INTERRUPTED
 
 
 def _capped(target: Target, tried: list[Candidate], *, iterative: bool) -> Target:

@@ -48,11 +48,14 @@ class Proofs:
         sizes: (what, the least size at the asked error).
         errors: (what, the least relative error at the asked size).
         why_none: where nothing is proved, why.
+        ranks: (set of modes above 1 as a bit mask without the last, the least rank of that unfolding at the asked
+            error).
     """
 
     sizes: tuple[tuple[str, int], ...] = ()
     errors: tuple[tuple[str, float], ...] = ()
     why_none: str = ""
+    ranks: tuple[tuple[int, int], ...] = ()
 
     def of_real_numbers(self) -> Proofs:
         """Where entries are complex: each takes two numbers."""
@@ -64,7 +67,9 @@ class Proofs:
         sizes |= {what: max(least, sizes.get(what, 0)) for what, least in other.sizes}
         errors |= {what: max(least, errors.get(what, 0.0)) for what, least in other.errors}
         why = self.why_none or other.why_none
-        return Proofs(tuple(sorted(sizes.items())), tuple(sorted(errors.items())), "" if sizes or errors else why)
+        why = "" if sizes or errors else why
+        ranks = self.ranks or other.ranks
+        return Proofs(tuple(sorted(sizes.items())), tuple(sorted(errors.items())), why, ranks)
 
 
 def proofs(objective: Objective, known: dict[str, int]) -> Proofs:
@@ -96,10 +101,12 @@ def proofs(objective: Objective, known: dict[str, int]) -> Proofs:
 
     if objective.eps is not None:
         level = np.array([1.001 * max(objective.eps**2, _EXACT) * cuts.norm2])
+        table = cuts.ranks(level)[0]
+        ranks = tuple((mask, int(table[mask])) for mask in range(1, (cuts.full + 1) // 2))
         sizes = {"any network": ceil(float(networks(level)[0]) - 1e-6)}
         if "any tree" not in known and d <= _CHEAP_MODES:
             sizes["any tree"] = ceil(float(trees(level)[0]) - 1e-6)
-        found = found.merged(Proofs(tuple(sizes.items())))
+        found = found.merged(Proofs(tuple(sizes.items()), ranks=ranks))
     if objective.eps is None and objective.max_params is not None:
         allowed = objective.max_params
         errors = {"any network": _error(cuts, networks, allowed)}

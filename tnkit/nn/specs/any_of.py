@@ -29,14 +29,19 @@ USUAL: tuple[LayerSpec, ...] = (
     NetworkLayer("kron"),
 )
 
+#: Squared errors of so many times the least are close.
+CLOSE = 1.5
+
 
 @dataclass(frozen=True, slots=True, repr=False)
 class AnyOf(LayerSpec):
     """A linear layer in whichever of several formats loses least at the size it may have.
 
     The choice goes by the error of fits that were made, in the metric of the inputs where there is one: at no size is
-    it worse than the best of the formats alone. A rank is the place of the format in `specs`, and then the
-    format's own ranks, filled up with zeros.
+    it worse than the best of the formats alone. Where a part of the inputs was kept apart (`InputStats.aside`;
+    `compress` does so with several batches) and a share is asked for, formats that come close are also fitted to the
+    other inputs, and what they lose on that part decides: one that can bend more to its inputs loses less on them than
+    on others. A rank is the place of the format in `specs`, and then the format's own ranks, filled up with zeros.
 
     Attributes:
         specs: what is tried; none of them with a keep or max_error of its own.
@@ -76,6 +81,11 @@ class AnyOf(LayerSpec):
                 raise OptionError(f"AnyOf: {spec!r} has a limit of its own. Give keep and max_error to AnyOf.")
 
     @property
+    def chooses(self) -> bool:
+        """Where the size is given."""
+        return self.keep is not None and self.max_error is None and self.whiten
+
+    @property
     def asked_rank(self) -> tuple[int, ...] | None:
         """None: sizes decide."""
         return None
@@ -111,14 +121,40 @@ class AnyOf(LayerSpec):
         Errors are shares of the energy in the whole metric, so that those of different formats can be compared. Without
         a keep, formats that must be fitted are compared by fits to the weight alone, measured in the metric.
         """
-        errors, fits, start = [], dict[int, Fitted](), 0
+        errors, fits, start = dict[int, Floats](), dict[int, Fitted](), 0
         whole = metric.felt(view.blocks(weight))
         for place in self._possible(view):
             error, energy, made = self._member(place).trials(view, weight, metric)
-            errors.append(error * (whole / energy) if energy > 0 else np.zeros_like(error))
+            errors[place] = error * (whole / energy) if energy > 0 else np.zeros_like(error)
             fits |= {start + row: fitted for row, fitted in made.items()}
             start += len(error)
-        return np.concatenate(errors), whole, fits
+        worse = self._elsewhere(view, weight, metric, errors)
+        return np.concatenate([error * worse.get(place, 1.0) for place, error in errors.items()]), whole, fits
+
+    def _elsewhere(
+        self, view: WeightView, weight: Tensor, metric: Metric, errors: Mapping[int, Floats]
+    ) -> dict[int, float]:
+        """By how much errors are larger on inputs that were kept apart; of formats that are close to the best."""
+        inputs = metric.inputs
+        if not self.chooses or inputs is None or inputs.aside is None or inputs.rest().count < 1:
+            return {}
+        allowed, grids = int(float(self.keep or 1.0) * weight.numel()), self._possible(view)
+        rows = {k: np.flatnonzero(grid.n_params <= allowed) for k, grid in grids.items()}
+        best = {k: int(mine[errors[k][mine].argmin()]) for k, mine in rows.items() if len(mine)}
+        least = min((float(errors[k][row]) for k, row in best.items()), default=0.0)
+        close = [k for k, row in best.items() if errors[k][row] <= CLOSE * least]
+        if len(close) < 2 or least == 0.0:
+            return {}
+        seen, unseen = (replace(metric, inputs=part) for part in (inputs.rest(), inputs.aside))
+        blocks = view.blocks(weight.detach().to(torch.float64))
+        lost = {}
+        for k in close:
+            rank = tuple(int(r) for r in grids[k].ranks[best[k]])
+            fitted = self._member(k).fit(view, weight, rank, seen)
+            lost[k] = unseen.felt(blocks - fitted.to_dense().reshape(blocks.shape))
+        ratio = {k: lost[k] / float(errors[k][best[k]]) for k in close}
+        scale = ratio[min(close, key=lambda k: float(errors[k][best[k]]))]
+        return {k: r / scale for k, r in ratio.items()} if scale > 0 else {}
 
     def fit(self, view: WeightView, weight: Tensor, rank: tuple[int, ...], metric: Metric) -> Fitted:
         """In the format that the rank names."""

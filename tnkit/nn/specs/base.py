@@ -168,6 +168,11 @@ class LayerSpec(abc.ABC):
         """The specification that a rank of the grid belongs to, and that rank as it counts it: most are their own."""
         return self, rank
 
+    @property
+    def chooses(self) -> bool:
+        """Whether a part of the calibration that is kept apart helps it to choose."""
+        return False
+
     def resolved(self, dtype: torch.dtype) -> LayerSpec:
         """The specification with what it leaves to the layer decided, for weights of a dtype."""
         return self
