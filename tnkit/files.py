@@ -167,7 +167,7 @@ def _pick(file: Path, names: list[str], name: str | None) -> str:
         raise FileFormatError(f"{file}: holds no array.")
     if len(names) > 1:
         raise UnknownNameError(
-            f"{file}: holds {len(names)} arrays; say which, by name=. It holds: {', '.join(map(repr, names))}."
+            f"{file}: holds {len(names)} arrays; say which, by name= (--name). It holds: {', '.join(map(repr, names))}."
         )
     return names[0]
 

@@ -50,6 +50,17 @@ def test_a_colour_image_with_a_grey_mask(run) -> None:
     assert Path("photo.html").read_text().count("data:image/png") == 2
 
 
+def test_a_mask_of_the_holes(run) -> None:
+    """What is seen is zero everywhere: most likely the mask is the other way round."""
+    ramp = np.add.outer(np.arange(24.0), np.arange(1.0, 21.0))
+    ramp[5:8] = 0
+    np.save("torn.npy", ramp)
+    np.save("holes.npy", ramp == 0)
+    np.save("seen.npy", ramp != 0)
+    assert "not the holes" in run("complete", "torn.npy", "--mask", "holes.npy", "-o", "a.npy").stderr
+    assert "not the holes" not in run("complete", "torn.npy", "--mask", "seen.npy", "-o", "b.npy").stderr
+
+
 def test_what_cannot_be(run, cube: Path, x: np.ndarray) -> None:
     assert "--mask FILE or --missing VALUE" in run("complete", cube, code=2).stderr
     np.save("other.npy", np.ones((8, 9, 11)))

@@ -61,7 +61,9 @@ class TestNames:
         np.testing.assert_array_equal(read_array(path, "b"), 2 * X)
 
     def test_no_name(self, path):
-        with pytest.raises(tk.UnknownNameError, match=r"holds 2 arrays; say which, by name=. It holds: 'a', 'b'"):
+        with pytest.raises(
+            tk.UnknownNameError, match=r"holds 2 arrays; say which, by name= \(--name\)\. It holds: 'a', 'b'"
+        ):
             read_array(path)
 
     def test_another_name(self, path):

@@ -100,7 +100,7 @@ def test_a_budget_that_only_slower_layers_would_meet_is_refused(
     model: nn.Sequential, batches: list[torch.Tensor], clocked: Callable[[float], None]
 ) -> None:
     clocked(1e9)
-    with pytest.raises(BudgetError, match="at least .* only_faster=True 3 of these 3 layer"):
+    with pytest.raises(BudgetError, match=r"at least .* only_faster=True 3 of these 3 layer"):
         compress(model, Budget(params=0.5), batches, only_faster=True, measure=False)
     with pytest.raises(OptionError, match="only_faster"):
         compress(model, Budget(params=0.7), only_faster=True)

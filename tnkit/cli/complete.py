@@ -129,6 +129,8 @@ def complete(
         write_array(out, _like(filled, stored))
         values = done.to_dict()
         pieces = lambda: _pieces(x, seen, filled, done)  # noqa: E731
+        if mask is not None and seen is not None and seen.any() and (x[seen] == x[seen][0]).all():
+            warn(f"every observed entry is {x[seen][0]:g}: --mask is not zero where the data are seen, not the holes.")
     if save_tensor is not None:
         _save(done.tensor, save_tensor)
     values |= {"input": str(source), "output": str(out)}

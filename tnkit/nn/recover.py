@@ -106,8 +106,9 @@ def recover(
         calib: batches to train on, as in `compress`. Those that `compress` saw gain less than others: the model was
             fitted to them, looks better there than it is, and soon knows them by heart. Give others, unlabelled, where
             there are any; else altered ones (text is altered by itself, see `copies`), and others as `validation`.
-        validation: batches that decide which state is kept; None holds out every eighth batch of `calib`, and fewer
-            where that were more than some sixteen.
+        validation: batches that decide which state is kept. They should be none that `compress` saw: on those that it
+            was fitted to, every other state looks worse, and hardly any is taken. None holds out every eighth
+            batch of `calib`, and fewer where that were more than some sixteen.
         match_sweeps: passes over `calib` (over at most 64 batches) in which linear layers of low rank are matched in
             closed form; 0 for none. All change at once, so several shares of the way are tried; a pass of which none
             makes the held-out error smaller is undone, and is the last.

@@ -49,16 +49,17 @@ class KeptWeight:
 
     def of(self, factors: Iterable[Tensor], make: Callable[[], Tensor]) -> Tensor:
         """The weight that is kept if these are the factors it was made from, otherwise what `make` makes."""
-        with torch.inference_mode(False), torch.no_grad():
-            held = tuple(t.detach() for t in factors)
-            try:
-                key = tuple((t.data_ptr(), t._version, t.dtype, t.device, t.shape) for t in held)
-            except RuntimeError:  # what a transform of torch.func wraps lies nowhere
-                return make()
-            if self._weight is None or key != self._key:
-                self.drop()
-                self._key, self._weight, self._held = key, make().contiguous(), held
-            return self._weight
+        factors = tuple(factors)
+        try:
+            key = tuple((t.data_ptr(), t._version, t.shape, t.dtype) for t in factors)
+        except RuntimeError:  # what a transform of torch.func wraps lies nowhere
+            return make()
+        if self._weight is None or key != self._key:
+            self.drop()
+            with torch.inference_mode(False), torch.no_grad():
+                self._weight = make().contiguous()
+                self._key, self._held = key, tuple(t.detach() for t in factors)
+        return self._weight
 
     def drop(self) -> None:
         """Keep nothing."""
