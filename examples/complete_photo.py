@@ -12,7 +12,7 @@ import numpy as np
 from skimage import data
 
 import tnkit as tk
-from tnkit.files import write_array
+from tnkit.array_files import write_array
 from tnkit.report.pictures import psnr, with_holes
 
 

@@ -11,7 +11,7 @@ import torch
 
 import tnkit as tk
 from tnkit import errors
-from tnkit.files import read_array, write_array
+from tnkit.array_files import read_array, write_array
 from tnkit.registry import FORMATS, METHODS
 
 X = np.random.default_rng(0).random((4, 8, 8, 4))

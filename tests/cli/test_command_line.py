@@ -11,6 +11,7 @@ import pytest
 
 import tnkit as tk
 from tnkit import api, solvers
+from tnkit.array_files import write_array
 
 COMMANDS = ("decompose", "info", "reconstruct", "complete", "analyze", "compress", "bench")
 
@@ -69,7 +70,7 @@ def test_an_error_is_one_line_and_leaves_nothing(
     run("decompose", cube, "-f", "tt", "--rank", "2", "-o", "good.safetensors")
     good = (tmp_path / "good.safetensors").read_bytes()
     (tmp_path / "half.safetensors").write_bytes(good[: len(good) // 2])
-    tk.files.write_array(tmp_path / "plain.safetensors", np.ones((2, 3)))
+    write_array(tmp_path / "plain.safetensors", np.ones((2, 3)))
     before = sorted(p.name for p in tmp_path.iterdir())
     result = run(*arguments, code=2)
     assert result.stdout == ""
@@ -103,7 +104,7 @@ def test_the_program_itself(tmp_path: Path, x: np.ndarray) -> None:
     np.save(tmp_path / "cube.npy", x)
 
     def program(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "tnkit.cli", *arguments]
+        command = [sys.executable, "-m", "tnkit", *arguments]
         environment = {"PYTHONPATH": str(Path(tk.__file__).parents[1]), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
         return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
 

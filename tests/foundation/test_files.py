@@ -10,7 +10,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import tnkit as tk
-from tnkit.files import ARRAY_SUFFIXES, read_array, read_safetensors, replacing, write_array, write_safetensors
+from tnkit.array_files import ARRAY_SUFFIXES, read_array, write_array
+from tnkit.files import read_safetensors, replacing, write_safetensors
 from tnkit.formats import save
 
 X = np.arange(24.0).reshape(2, 3, 4) / 7

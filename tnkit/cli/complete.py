@@ -9,12 +9,13 @@ import numpy as np
 import typer
 
 from tnkit import completion
+from tnkit.array_files import ARRAY_SUFFIXES, read_array, write_array
 from tnkit.cli import options as o
 from tnkit.cli.guard import INTERRUPTED, warn
 from tnkit.cli.long_form import LongForm
 from tnkit.cli.output import beside, finish, progress_wanted, require_free, require_report, write_report
 from tnkit.errors import MaskError, OptionError
-from tnkit.files import ARRAY_SUFFIXES, read_array, require_file, write_array
+from tnkit.files import require_file
 from tnkit.formats import Format, save
 from tnkit.report import html, summary
 from tnkit.report.pictures import limits, stretched, with_holes

@@ -9,11 +9,12 @@ import numpy as np
 import typer
 
 from tnkit import api
+from tnkit.array_files import read_array
 from tnkit.cli import options as o
 from tnkit.cli.guard import INTERRUPTED, NOT_MET, warn
 from tnkit.cli.output import beside, finish, progress_wanted, require_free, require_report, write_report
 from tnkit.errors import OptionError
-from tnkit.files import read_array, require_file
+from tnkit.files import require_file
 from tnkit.report import FitReport, summary
 
 __all__ = ["decompose"]

@@ -9,11 +9,12 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from tnkit.array_files import read_array
 from tnkit.arrays import to_numpy
 from tnkit.cli import options as o
 from tnkit.cli.output import finish
 from tnkit.errors import FileFormatError
-from tnkit.files import KIND, read_array, read_safetensors, require_file
+from tnkit.files import KIND, read_safetensors, require_file
 from tnkit.formats import Format, load
 from tnkit.network import plan
 from tnkit.nn.io import KEY as MODEL_KEY

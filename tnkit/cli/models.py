@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from tnkit.array_files import ARRAY_SUFFIXES, read_array
 from tnkit.errors import DataError, FileFormatError, OptionError, ShapeError
-from tnkit.files import ARRAY_SUFFIXES, read_array, read_safetensors, require_file
+from tnkit.files import read_safetensors, require_file
 from tnkit.interop.folders import LocalModel, load_folder
 
 __all__ = ["read_batches", "read_model", "read_texts"]

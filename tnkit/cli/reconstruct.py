@@ -8,11 +8,12 @@ from typing import Annotated, Any
 import typer
 
 from tnkit import api
+from tnkit.array_files import ARRAY_SUFFIXES, read_array, write_array
 from tnkit.arrays import to_numpy
 from tnkit.cli import options as o
 from tnkit.cli.output import beside, finish, require_free
 from tnkit.errors import FileFormatError, OptionError
-from tnkit.files import ARRAY_SUFFIXES, read_array, require_file, write_array
+from tnkit.files import require_file
 from tnkit.formats import Format, load
 
 __all__ = ["load_format", "reconstruct"]

@@ -90,7 +90,8 @@ def load(path: PathLikeStr, *, device: torch.device | str = "cpu") -> Any:
         what = f"a tnkit {metadata[KIND]}" if KIND in metadata else "plain tensors of another program"
         names = ", ".join(list(tensors)[:4])
         raise FileFormatError(
-            f"{path}: holds {what} ({names}…), not a tnkit format. Read arrays with tnkit.files.read_array(path, name)."
+            f"{path}: holds {what} ({names}…), not a tnkit format. "
+            "Read arrays with tnkit.array_files.read_array(path, name)."
         )
     if metadata.get("version") != VERSION:
         raise FileFormatError(

@@ -1,4 +1,4 @@
-"""`python -m tnkit.cli`."""
+"""`python -m tnkit` is the command line, as `tnkit` is."""
 
 from tnkit.cli.app import main
 
