@@ -69,7 +69,7 @@ def test_frames_come_back_as_frames():
     done = complete(holes)
     pandas.testing.assert_frame_equal(holes, before)
     assert isinstance(done.filled, pandas.DataFrame)
-    pandas.testing.assert_frame_equal(done.filled, frame, atol=0.5)
+    pandas.testing.assert_frame_equal(done.filled, frame, atol=0.02)
     known = holes.notna().to_numpy()
     assert np.array_equal(done.filled.to_numpy()[known], x[known])
     masked = complete(frame, mask=holes.notna(), method="groups").filled
