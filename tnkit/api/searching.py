@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from tnkit.api.request import in_words, request_of, time_limit
@@ -120,25 +121,16 @@ def search(
             )
         if isinstance(chosen, AutoSearch):
             chosen = chosen.graphs
-        if isinstance(shape, str):
-            return run_reshaped(
-                request.dense,
-                request.norm(),
-                chosen,
-                limits,
-                rng=gen,
-                control=Control(progress=hear).within(limit),
-                dtype=request.dtype,
-                asked=asked,
-                save=save,
-                workers=workers,
-            )
-        return run_search(
+        run: Callable[..., SearchResult] = (
+            run_reshaped
+            if isinstance(shape, str)
+            else partial(run_search, shape=None if shape is None else tuple(shape))
+        )
+        return run(
             request.dense,
             request.norm(),
             chosen,
             limits,
-            shape=None if shape is None else tuple(shape),
             rng=gen,
             control=Control(progress=hear).within(limit),
             dtype=request.dtype,
