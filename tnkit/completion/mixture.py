@@ -39,7 +39,7 @@ from tnkit.completion.spatial import relative_error
 from tnkit.completion.tnn import TubalNuclear
 from tnkit.errors import OptionError
 from tnkit.rng import generator
-from tnkit.solvers import CONVERGED, INTERRUPTED, TIME_LIMIT, Control, Record, Status
+from tnkit.solvers import CONVERGED, INTERRUPTED, TIME_LIMIT, Record, Status
 
 __all__ = ["Blend", "Blended", "affordable", "blend_of", "usual_members"]
 
@@ -47,8 +47,8 @@ __all__ = ["Blend", "Blended", "affordable", "blend_of", "usual_members"]
 THREE, TWO = 3_000, 20_000
 #: Members whose error is beyond this multiple of the least on the first part are left out.
 FAR = 1.5
-#: Seconds that a format gets each time.
-FORMAT_S = 6.0
+#: Multiplications that a format gets each time: some seconds of one core, counted and not timed.
+EFFORT = 6e10
 #: Entries of the largest array that is also a Gaussian one, and multiplications of a step of the largest row groups.
 GAUSSIAN, ROWS = 2**17, 2e7
 #: Arrays of more entries are computed in single precision, where errors are not below this.
@@ -244,14 +244,13 @@ def _part(
 
 
 def _dense(problem: CompletionProblem, member: CompletionMethod, *, fine: bool = False) -> CompletionFit:
-    """A member's fit with its dense array, large ones in single precision unless fine; a format gets some seconds."""
+    """A member's fit with its dense array, large ones in single precision unless fine; a format gets so much effort."""
     if not member.formats:
         large = prod(problem.observations.shape) > LARGE and problem.observations.values.dtype == torch.float64
         return _single(problem, member) if large and not fine else member.fit(problem)
     assert problem.layout is not None
-    short = replace(member, refine=False) if isinstance(member, CompletionALS) else member
-    control: Control = problem.control.within(FORMAT_S)
-    fit = short.fit(replace(problem, ranks=None, control=control))
+    short = replace(member, refine=False, effort=EFFORT) if isinstance(member, CompletionALS) else member
+    fit = short.fit(replace(problem, ranks=None))
     assert fit.tensors is not None
     status = fit.status if fit.status is INTERRUPTED or problem.control.out_of_time else CONVERGED
     return replace(fit, dense=problem.layout.build(fit.tensors).to_dense(), status=status)
