@@ -208,8 +208,8 @@ class Trials:
             return tensors, error
 
         cost, effort = self.cost(self.layout.ranks_of(start), n), self.rules.effort
-        most = inf if effort is None else (1.0 if refit else SEARCH) * effort - self.spent
-        affordable = steps if most == inf else max(1, int(most / cost))
+        left = inf if effort is None else (1.0 if refit else SEARCH) * effort - self.spent
+        affordable = steps + 1 if left >= cost * (steps + 1) else max(1, int(left / cost))
         control = replace(
             self.control,
             max_steps=min(steps, affordable),
