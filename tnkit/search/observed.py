@@ -171,11 +171,16 @@ class ObservedObjective(Objective):
 
     def error(self, graph: Graph, tensors: tuple[Tensor, ...], entries: Observations) -> float:
         """Relative, at some entries."""
-        net = self.network(graph, entries)
-        values = entries.values / self.scale
-        weights = 1.0 if entries.weights is None else entries.weights
-        wrong = ((values - net.values(tensors)).abs().square() * weights).sum()
-        return sqrt(float(wrong / (values.abs().square() * weights).sum().clamp_min(1e-300)))
+        return float(self.misfit(graph, tensors, entries).norm())
+
+    def misfit(self, graph: Graph, tensors: tuple[Tensor, ...], entries: Observations) -> Tensor:
+        """√w (x − y) over the norm of √w y at some entries, (N,), or (2N,) real numbers of complex ones; double."""
+        off = entries.values / self.scale - self.network(graph, entries).values(tensors)
+        root = None if entries.weights is None else entries.weights.sqrt()
+        known = entries.values / self.scale
+        off, known = (off, known) if root is None else (off * root, known * root)
+        off = torch.view_as_real(off.resolve_conj()).flatten() if off.is_complex() else off
+        return off.to(torch.float64) / max(float(known.norm()), 1e-30)
 
     def unscaled(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Tensors of the entries themselves; fits are of entries of root mean square 1."""
