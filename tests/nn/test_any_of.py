@@ -110,3 +110,31 @@ def test_batches_are_kept_apart() -> None:
     assert tk.nn.calibrate(model, batches)["0"].aside is None
     with pytest.raises(OptionError, match="aside=1"):
         tk.nn.calibrate(model, batches, aside=1)
+
+
+def test_under_a_budget_the_rows_that_were_kept_apart_decide_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    turned = 0
+    for seed in range(6):
+        torch.manual_seed(seed)
+        layer = nn.Linear(24, 36)
+        mix = torch.eye(24, dtype=torch.float64) + 0.2 * torch.randn(24, 24, dtype=torch.float64)
+        rows = torch.randn(40, 24, dtype=torch.float64) @ mix
+        batches = list(rows.float().split(10))  # the fourth is kept apart
+        model, rules = nn.Sequential(layer), {"*": AnyOf((LowRankLayer(), NetworkLayer("btt")))}
+
+        def chosen() -> tuple[int, float]:
+            """Its parameters, and what it loses on the fourth batch when it is fitted to the others."""
+            one = tk.nn.compress(model, tk.nn.Budget(params=0.6), calib=batches, rules=rules)[1].layers[0]  # noqa: B023
+            low = one.spec == "LowRankLayer"
+            spec = LowRankLayer(rank=one.rank[0]) if low else NetworkLayer("btt", rank=one.rank)
+            fitted_to = InputStats.of(torch.cat(batches[:3]).double())  # noqa: B023
+            return one.params_after, loss(compress_layer(layer, spec, fitted_to).module, layer, batches[3].double())  # noqa: B023
+
+        params, lost = chosen()
+        with monkeypatch.context() as patch:
+            patch.setattr(AnyOf, "confirmed", tk.nn.LayerSpec.confirmed)
+            params_before, lost_before = chosen()
+        assert params <= params_before
+        assert lost <= lost_before * (1 + 1e-6)
+        turned += lost < 0.999 * lost_before
+    assert turned

@@ -133,8 +133,8 @@ class Plan:
         layers: dict[str, nn.Module] = {}
         reports: list[LayerReport] = []
         rows: list[int] = []
-        for choice, row in zip(self.choices, self.rows(share), strict=True):
-            built = None if row < 0 else build(choice, row)
+        for place, (choice, row) in enumerate(zip(self.choices, self.rows(share), strict=True)):
+            built = None if row < 0 else build(choice, self._confirmed(place, row))
             report = layer_report(choice, built, timed=self.timed or guard)
             if guard and report.ms_before is not None and report.ms_after is not None:
                 if report.ms_after >= report.ms_before:
@@ -161,6 +161,15 @@ class Plan:
         if len(resources) == 1:
             return self._spend(self._ladders(resources[0]), resources[0].limit, resources[0].unit)
         return self._spend_jointly(resources)
+
+    def _confirmed(self, place: int, row: int) -> int:
+        """The row that stands after a look at what was kept apart, where the budget chose it."""
+        choice = self.choices[place]
+        spec = choice.item.spec
+        if not spec.is_free() or choice.grid.n_params[row] + choice.extra >= choice.dense_params:
+            return row
+        allowed = None if self.allowed is None else self.allowed[place]
+        return spec.confirmed(choice.view, choice.weight, row, choice.metric, choice.error, allowed)
 
     def _dense(self) -> tuple[int, ...]:
         return tuple(c.dense_params for c in self.choices)
