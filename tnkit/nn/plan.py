@@ -168,7 +168,9 @@ class Plan:
         spec = choice.item.spec
         if not spec.is_free() or choice.grid.n_params[row] + choice.extra >= choice.dense_params:
             return row
-        allowed = None if self.allowed is None else self.allowed[place]
+        costs = [r.costs[place] for r in self._resources(None)] or [choice.params]
+        allowed = np.flatnonzero(np.logical_and.reduce([cost <= cost[row] for cost in costs]))
+        allowed = allowed if self.allowed is None else np.intersect1d(allowed, self.allowed[place])
         return spec.confirmed(choice.view, choice.weight, row, choice.metric, choice.error, allowed)
 
     def _dense(self) -> tuple[int, ...]:

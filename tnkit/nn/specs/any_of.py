@@ -166,12 +166,12 @@ class AnyOf(LayerSpec):
         return lost
 
     def confirmed(
-        self, view: WeightView, weight: Tensor, row: int, metric: Metric, error: Floats, allowed: Ints | None
+        self, view: WeightView, weight: Tensor, row: int, metric: Metric, error: Floats, allowed: Ints
     ) -> int:
         """The row of a format that loses less on the inputs that were kept apart, and is no larger; mostly the same.
 
         Where a budget has given this layer a size, that row and the best of each other format which takes no more
-        numbers and multiplications are fitted to the other inputs, those that come close.
+        are fitted to the other inputs, those that come close.
         """
         inputs = metric.inputs
         if self.keep is not None or not self.chooses or inputs is None or inputs.aside is None:
@@ -179,9 +179,7 @@ class AnyOf(LayerSpec):
         if inputs.rest().count < 1:
             return row
         grid = self.grid(view)
-        macs = grid.in_macs + grid.out_macs
-        rows = np.flatnonzero((grid.n_params <= grid.n_params[row]) & (macs <= macs[row]))
-        rows = rows if allowed is None else np.intersect1d(rows, allowed)
+        rows = np.intersect1d(np.flatnonzero(grid.n_params <= grid.n_params[row]), allowed)
         best = {int(grid.ranks[row, 0]): row}
         for place in sorted({int(p) for p in grid.ranks[rows, 0]} - set(best)):
             mine = rows[grid.ranks[rows, 0] == place]

@@ -174,7 +174,7 @@ class LayerSpec(abc.ABC):
         return False
 
     def confirmed(
-        self, view: WeightView, weight: Tensor, row: int, metric: Metric, error: Floats, allowed: Ints | None
+        self, view: WeightView, weight: Tensor, row: int, metric: Metric, error: Floats, allowed: Ints
     ) -> int:
         """The row of the grid to take where a budget has chosen one: most keep to it.
 
@@ -184,7 +184,7 @@ class LayerSpec(abc.ABC):
             row: that was chosen.
             metric: in which fits are best.
             error: (K,) of each row.
-            allowed: rows that may be taken; None for all.
+            allowed: rows that may be taken in its place.
         """
         return row
 
