@@ -23,7 +23,7 @@ from tnkit.completion.base import CompletionFit, CompletionMethod, CompletionPro
 from tnkit.errors import OptionError, ShapeError
 from tnkit.search.drive import ObjectiveResult, run_objective
 from tnkit.search.families import FamilyRace
-from tnkit.search.mean_network import is_small, mean_of, one_network
+from tnkit.search.mean_network import is_small, is_sound, mean_of, one_network, soundest
 from tnkit.search.objective import Trial
 from tnkit.search.observed import ObservedObjective
 from tnkit.search.proposer import Proposer
@@ -120,17 +120,20 @@ class StructureSearch(CompletionMethod):
         self, objective: ObservedObjective, found: ObjectiveResult, control: Control
     ) -> tuple[Trial, tuple[Tensor, ...]]:
         """The best trial, or one network for the mean of several; and its tensors for all entries."""
-        interrupted = found.status is INTERRUPTED
-        aside = objective.held is not objective.known
-        if self.mean and aside and not interrupted and is_small(objective.shape):
+        if found.status is INTERRUPTED:
+            return found.best, found.best.tensors
+        small = is_small(objective.shape)
+        best = soundest(objective, found.tried) if small else found.best
+        if self.mean and small and objective.held is not objective.known:
             mean = mean_of(objective, found.tried)
             if mean is not None:
-                most = max(objective.all.n, found.best.graph.n_params)
-                trial, tensors = one_network(objective, mean, control, most)
-                if trial.error < found.best.error:
+                trial, tensors = one_network(objective, mean, control, max(objective.all.n, best.graph.n_params))
+                if trial.error < best.error:
                     return trial, trial.tensors if tensors is None else tensors
-        best = found.best if interrupted else objective.with_all_entries(found.best)
-        return best, best.tensors if interrupted else objective.refit(best)[0]
+        best = objective.with_all_entries(best)
+        tensors = objective.refit(best)[0]
+        wild = small and is_sound(objective, best) and not is_sound(objective, replace(best, tensors=tensors))
+        return best, best.tensors if wild else tensors
 
     def split(self, shape: tuple[int, ...]) -> tuple[Tensorization, tuple[int, ...]]:
         """The plan, and the mode of the array that each part is of (its own number, where that is not known)."""

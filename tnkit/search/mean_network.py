@@ -26,7 +26,7 @@ from tnkit.search.objective import DenseObjective, Trial
 from tnkit.search.observed import ObservedObjective
 from tnkit.solvers import Control
 
-__all__ = ["Mean", "is_small", "mean_of", "one_network"]
+__all__ = ["Mean", "is_small", "is_sound", "mean_of", "one_network", "soundest"]
 
 #: Rounds in which a member is added (the same one may be, again), and different members at the most.
 ROUNDS, MOST = 20, 6
@@ -34,6 +34,8 @@ ROUNDS, MOST = 20, 6
 POOL, FAR = 40, 1.3
 #: A mean counts if it is below this share of the best error; the network for it may be worse by this.
 WORTH, SLACK = 0.995, 1.004
+#: An error with which there is nothing to gain; values beyond what is expected by more than this share of the error.
+EXACT, WILD = 1e-6, 0.3
 #: Entries of the largest array that is made dense.
 LARGEST = 2**23
 _STEPS, _GROWTH, _LEAST_GAIN = 12, 1.3, 0.997
@@ -57,16 +59,33 @@ def mean_of(objective: ObservedObjective, trials: Sequence[Trial]) -> Mean | Non
     """
     pool = sorted({id(t): t for t in trials}.values(), key=lambda t: t.error)[:POOL]
     pool = [t for t in pool if t.error <= FAR * pool[0].error]
-    if len(pool) < 2 or pool[0].error <= 1e-6:
+    if len(pool) < 2 or pool[0].error <= EXACT:
         return None
     off = torch.stack([objective.misfit(t.graph, t.tensors, objective.held) for t in pool])
-    counts = _counts(off @ off.mT)
-    chosen = [k for k, count in enumerate(counts) if count]
-    weights = [counts[k] / sum(counts) for k in chosen]
-    error = float((torch.tensor(weights, dtype=off.dtype, device=off.device) @ off[chosen]).norm())
-    if error > WORTH * pool[0].error:
-        return None
-    return Mean(tuple(pool[k] for k in chosen), tuple(weights), error)
+    gram, open_ones, known = off @ off.mT, list(range(len(pool))), set[int]()
+    while open_ones:
+        counts = _counts(gram[open_ones][:, open_ones])
+        chosen = [k for k, count in zip(open_ones, counts, strict=True) if count]
+        wild = [k for k in chosen if k not in known and not is_sound(objective, pool[k])]
+        known |= set(chosen)
+        if not wild:
+            weights = [count / sum(counts) for count in counts if count]
+            error = float((torch.tensor(weights, dtype=off.dtype, device=off.device) @ off[chosen]).norm())
+            least = min(pool[k].error for k in open_ones)
+            return Mean(tuple(pool[k] for k in chosen), tuple(weights), error) if error <= WORTH * least else None
+        open_ones = [k for k in open_ones if k not in wild]
+    return None
+
+
+def is_sound(objective: ObservedObjective, trial: Trial) -> bool:
+    """Whether its values stay where values may be expected; what is held out does not show a few that are far off."""
+    return objective.beyond(contract(trial.graph.topology, list(trial.tensors))) <= WILD * trial.error
+
+
+def soundest(objective: ObservedObjective, trials: Sequence[Trial]) -> Trial:
+    """The trial of the least error whose values stay where they may be expected; of the least error, if none does."""
+    ranked = sorted({id(t): t for t in trials}.values(), key=lambda t: t.error)
+    return next((t for t in ranked[:POOL] if t.error <= EXACT or is_sound(objective, t)), ranked[0])
 
 
 def _counts(gram: Tensor) -> list[int]:
@@ -102,16 +121,18 @@ def one_network(
     Cost: dense fits of an array of the shape of the graphs; for all entries, one fit of each member.
     """
     first = max(zip(mean.weights, mean.members, strict=True), key=lambda pair: pair[0])[1]
-    found = _written(objective, mean, _dense(mean, [t.tensors for t in mean.members]), first, control, most)
+    whole = objective.expected(_dense(mean, [t.tensors for t in mean.members]))
+    found = _written(objective, mean, whole, first, control, most)
     objective.control = control.within(control.deadline - time.monotonic() - 2 * found.seconds)  # for the last fit
     again, stopped = [], False
     for member in mean.members:
         stopped = stopped or objective.control.out_of_time
         tensors, error = (member.tensors, 0.0) if stopped else objective.refit(member)
-        again.append(tensors if error <= max(2 * member.error, 1e-3) else member.tensors)
+        sound = stopped or is_sound(objective, replace(member, tensors=tensors))
+        again.append(tensors if sound and error <= max(2 * member.error, 1e-3) else member.tensors)
     if stopped and all(a is b.tensors for a, b in zip(again, mean.members, strict=True)):
         return found, None
-    dense = _dense(mean, again)
+    dense = objective.expected(_dense(mean, again))
     trial = _fitted(objective, dense, found.graph, found, control, 2 * _STEPS)
     return found, trial.tensors
 
