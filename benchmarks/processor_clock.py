@@ -10,4 +10,4 @@ Example:
 
 import time
 
-time.monotonic = time.process_time
+time.monotonic = time.perf_counter = time.process_time

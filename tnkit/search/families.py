@@ -2,9 +2,9 @@
 
 For observed entries. Trains, rings and Tucker tensors over the given order are members like all others: over other
 orders, and with nodes that hold several modes. After each rung the better half goes on, and the best of each family
-while it is near the best of all, so that none is left for being slow at small sizes. What is ahead at the end is fitted
-again from other random starts, and so are structures that were near: networks that err differently, whose mean is
-nearer than any of them (`tnkit.search.mean_network`).
+while it is near the best of all, so that none is left for being slow at small sizes; cheap fits are also done from
+noise. What is ahead at the end is fitted again from other random starts, and so are structures that were near: networks
+that err differently, whose mean is nearer than any of them (`tnkit.search.mean_network`).
 
 References: successive halving: Jamieson and Talwalkar 2016, arXiv 1502.07943; bond by bond: Greedy-TN, arXiv
 2008.05437; means of fits from several starts: Hansen and Salamon 1990, doi:10.1109/34.58871.
@@ -37,6 +37,7 @@ __all__ = ["FamilyRace"]
 
 _AT_ONCE = 2  # fits between two looks at the clock
 _EXACT = 1e-6  # an error with which there is nothing left to gain
+_CHEAP, _UNHURRIED_S = 0.08, 60.0  # of the race's time that is left: a fit that costs little; of one without end
 _SMALL = 4  # a fresh start begins with the target's size over this
 
 _Asked: TypeAlias = "Generator[list[Proposal], list[Trial | None], list[Trial | None]]"
@@ -86,7 +87,7 @@ class FamilyRace(Proposer):
     few: int = 6
     steps: int = 20
     share: float = 0.55
-    again: int = 12
+    again: int = 24
     name: ClassVar[str] = "families"
     summary: ClassVar[str] = (
         "trains, rings, Tucker and their kin raced up a ladder of sizes, the first ones fitted again"
@@ -123,10 +124,28 @@ class FamilyRace(Proposer):
             alive = [lane for lane, g in made if g.key == lane.trial.graph.key]  # the next rung is for them
             made = [(lane, g) for lane, g in made if g.key != lane.trial.graph.key]
             told = yield from _asked([Proposal(g, lane.trial, steps=self.steps) for lane, g in made], until)
+            told = yield from self.afresh(told, until)
             for (lane, _), trial in zip(made, told, strict=True):
                 going = trial is not None and trial.error <= self.gain * lane.trial.error
                 (alive if going else left).append(replace(lane, trial=trial) if going and trial is not None else lane)
         return _ranked([*alive, *left], keep=True)
+
+    def afresh(self, told: Sequence[Trial | None], until: float) -> _Asked:
+        """The better of each trial and a fit of its graph from noise, where that costs little: growth can be stuck."""
+        left = until - time.monotonic() if until < inf else _UNHURRIED_S
+        cheap = [k for k, t in enumerate(told) if t is not None and t.seconds < _CHEAP * left and t.error > _EXACT]
+        asks = [
+            Proposal(t.graph, steps=self.steps + self.steps // 2, number=-1)
+            for k in cheap
+            if (t := told[k]) is not None
+        ]
+        again = yield from _asked(asks, until)
+        better = list(told)
+        for k, trial in zip(cheap, again, strict=True):
+            before = better[k]
+            if trial is not None and before is not None and trial.error < before.error:
+                better[k] = trial
+        return better
 
     def chosen(self, ranked: Sequence[_Lane]) -> list[_Lane]:
         """Who goes on: the better part, and the best of each family while it is near."""

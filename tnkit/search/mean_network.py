@@ -29,7 +29,7 @@ from tnkit.solvers import Control
 __all__ = ["Mean", "is_small", "is_sound", "mean_of", "one_network", "soundest"]
 
 #: Rounds in which a member is added (the same one may be, again), and different members at the most.
-ROUNDS, MOST = 20, 6
+ROUNDS, MOST = 20, 8
 #: Trials among which members are chosen, those of the least errors; further off than this multiple of the least: none.
 POOL, FAR = 40, 1.3
 #: A mean counts if it is below this share of the best error; the network for it may be worse by this.
