@@ -176,5 +176,5 @@ def test_a_transformers_mixture(tmp_path: Path) -> None:
 def test_one_that_cannot_be_opened_is_never_left_random(model: Mixture, x: Tensor) -> None:
     """Loading says so, and does not go on with weights that were made up."""
     small, _ = compress(model, Budget(params=0.5), [x], measure=False)
-    with pytest.raises(ShapeError, match="experts, which cannot be opened"):
+    with pytest.raises(ShapeError, match=r"experts .* cannot be opened"):
         hollow_(Mixture(Clamped()), structure_of(small))

@@ -126,8 +126,9 @@ def hollow_(model: nn.Module, structure: Mapping[str, Any]) -> nn.Module:
     strange = sorted(n for n in wanted if n is not None and n not in there and not _is_open_at(model, n))
     if strange:
         raise ShapeError(
-            f"config.json holds parts of {', '.join(strange[:3])}, which cannot be opened in this "
-            f"{type(model).__name__}. Load it with the version of transformers that wrote it."
+            f"config.json says that {', '.join(strange[:3])} of this {type(model).__name__} hold several matrices, "
+            "each as a layer of its own, and they cannot be opened here. Load it with the version of transformers "
+            "that wrote it."
         )
     if wanted:
         swap_(model, {name: layer for name, layer in there.items() if name in wanted})

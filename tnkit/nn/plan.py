@@ -144,8 +144,8 @@ class Plan:
         layers: dict[str, nn.Module] = {}
         reports: list[LayerReport] = []
         rows: list[int] = []
-        for choice, row in zip(self.choices, self.rows(share, ms), strict=True):
-            built = None if row < 0 else build(choice, row)
+        for place, (choice, row) in enumerate(zip(self.choices, self.rows(share, ms), strict=True)):
+            built = None if row < 0 else build(choice, self._confirmed(place, row, ms))
             report = layer_report(choice, built, timed=self.timed or guard)
             if guard and report.ms_before is not None and report.ms_after is not None:
                 if report.ms_after >= report.ms_before:
@@ -172,6 +172,17 @@ class Plan:
         if len(resources) == 1:
             return self._spend(self._ladders(resources[0]), resources[0].limit, resources[0].unit)
         return self._spend_jointly(resources)
+
+    def _confirmed(self, place: int, row: int, ms: float | None) -> int:
+        """The row that stands after a look at what was kept apart, where the budget chose it."""
+        choice = self.choices[place]
+        spec = choice.item.spec
+        if not spec.is_free() or choice.grid.n_params[row] + choice.extra >= choice.dense_params:
+            return row
+        costs = [r.costs[place] for r in self._resources(None, ms)] or [choice.params]
+        allowed = np.flatnonzero(np.logical_and.reduce([cost <= cost[row] for cost in costs]))
+        allowed = allowed if self.allowed is None else np.intersect1d(allowed, self.allowed[place])
+        return spec.confirmed(choice.view, choice.weight, row, choice.metric, choice.error, allowed)
 
     def _dense(self) -> tuple[int, ...]:
         return tuple(c.dense_params for c in self.choices)
