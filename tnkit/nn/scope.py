@@ -104,7 +104,7 @@ def find_scope(
         asked = rules[rule] if rule is not None else None if own is None else default(own)
         if reason is not None:
             left[name] = reason
-        elif kind is None and (stacks := _stacks(layer)):
+        elif kind is None and rule is None and (stacks := _stacks(layer)):
             left[name] = f"its stacked matrices {stacks} are used in a way that is not known"
         elif known and asked is None:
             left[name] = f"excluded by rule {rule!r}" if rule is not None else "compressed only where a rule names it"
