@@ -112,8 +112,8 @@ def _typed(model: nn.Module, files: TensorFiles) -> Iterator[dict[str, str]]:
                 seen = "nothing" if found is None else f"shape {found[0]}"
                 raise FileFormatError(
                     f"{files.folder}: holds {seen} for {name!r}, which this {type(model).__name__} has with shape "
-                    f"{tuple(old.shape)}. Give the folder that this model is saved in; where tensors have other names in "
-                    "the files (transformers renames those of mixtures as it loads), load the model and use compress."
+                    f"{tuple(old.shape)}. Give the folder that this model is saved in; where tensors have other names "
+                    "in the files (transformers renames those of mixtures as it loads), load it and use compress."
                 )
             new = made.setdefault(id(old), nn.Parameter(old.detach().to(found[1]), requires_grad=False))
             _put(model, name, new)
