@@ -1,6 +1,7 @@
 """AnyOf: never worse than the best of its formats, at one size and under a budget."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -110,3 +111,28 @@ def test_batches_are_kept_apart() -> None:
     assert tk.nn.calibrate(model, batches)["0"].aside is None
     with pytest.raises(OptionError, match="aside=1"):
         tk.nn.calibrate(model, batches, aside=1)
+
+
+@pytest.mark.parametrize(("worse", "spec"), [(0, "NetworkLayer"), (1, "LowRankLayer")])
+def test_under_a_budget_the_rows_that_were_kept_apart_decide_too(
+    monkeypatch: pytest.MonkeyPatch, worse: int, spec: str
+) -> None:
+    torch.manual_seed(3)
+    layer = layer_of(kronecker() / kronecker().norm() + 0.6 * torch.randn(24, 24) / 24)  # the two formats come close
+    rules = {"*": AnyOf((LowRankLayer(), NetworkLayer(tk.KronSpec(left=(4, 6)))))}
+    calib, budget = list(torch.randn(20, 24).split(5)), tk.nn.Budget(params=0.5)
+    measured, told = AnyOf._unseen, list[dict[int, float]]()
+
+    def unseen(self: AnyOf, *given: Any) -> dict[int, float]:
+        told.append(measured(self, *given))
+        return {k: float(k == worse) for k in told[-1]}
+
+    honest = tk.nn.compress(nn.Sequential(layer), budget, calib=calib, rules=rules)[1]
+    monkeypatch.setattr(AnyOf, "_unseen", unseen)
+    report = tk.nn.compress(nn.Sequential(layer), budget, calib=calib, rules=rules)[1]
+    assert report.layers[0].spec == spec
+    assert report.kept <= 0.5
+    assert len(told) == 1
+    assert all(0 < lost < 1e3 for lost in told[0].values())
+    best = min(told[0], key=lambda k: told[0][k])
+    assert honest.layers[0].spec == ("LowRankLayer", "NetworkLayer")[best]

@@ -1,8 +1,9 @@
 """Completion by search: the network, its ranks and the order of its modes by what is held out.
 
-The array is reshaped (long modes are split into factors), and trains, rings and trees over several orders of the parts
-are raced by their error on entries that are held out; the best grows bond by bond. Where an image is split along rows
-and columns, orders that keep the coarse parts of both together, and the fine parts, are among those that are tried.
+The array is reshaped (long modes are split into factors), and trains, rings and Tucker tensors over several orders of
+the parts are raced by their error on entries that are held out. Where an image is split along rows and columns, orders
+that keep the coarse parts of both together, and the fine parts, are among those that are tried. The first ones are
+fitted again from other starts, and one network is written for the mean of those that agree best with what is held out.
 
 References: held-out growth as in Greedy-TN, arXiv 2008.05437; orders that mix the scales of all modes: Oseledets 2010,
 doi:10.1137/090757861 (quantized trains).
@@ -16,22 +17,23 @@ from itertools import groupby
 from math import inf, prod
 from typing import ClassVar
 
+from torch import Tensor
+
 from tnkit.completion.base import CompletionFit, CompletionMethod, CompletionProblem, register
 from tnkit.errors import OptionError, ShapeError
-from tnkit.search.drive import run_objective
-from tnkit.search.ladder import RankLadder
+from tnkit.search.drive import ObjectiveResult, run_objective
+from tnkit.search.families import FamilyRace
+from tnkit.search.mean_network import is_small, is_sound, mean_of, one_network, soundest
 from tnkit.search.objective import Trial
 from tnkit.search.observed import ObservedObjective
 from tnkit.search.proposer import Proposer
-from tnkit.search.several import Several
-from tnkit.solvers import StepInfo
+from tnkit.solvers import INTERRUPTED, Control, StepInfo
 from tnkit.tensorize import Tensorization, balanced_factors
 
 __all__ = ["StructureSearch", "merged_scales", "mixed_orders", "usual"]
 
 _PARTS = (400, 130, 45, 20, 10, 6, 4, 3)  # of the observed entries: numbers at each rung
-_KEEP, _KEEP_OTHERS, _RAISES, _STEPS = 0.75, 0.5, 3, 20  # of the structures after each rung; sweeps of each fit
-_RACE = 0.8  # share of the time after which the best is fitted to all entries
+_RACE = 0.75  # share of the time after which what there is is fitted to all entries
 
 
 @register
@@ -49,6 +51,7 @@ class StructureSearch(CompletionMethod):
         each: entries of such a fit at the most for each number of the graph.
         seconds: for all of it, where no time limit is given.
         workers: processes that fit; None for this one.
+        mean: whether the answer may be one network for the mean of several; no array of more than 2²³ entries.
 
     Example:
         >>> import numpy as np, tnkit as tk
@@ -68,9 +71,12 @@ class StructureSearch(CompletionMethod):
     each: int = 25
     seconds: float = 120.0
     workers: int | None = None
+    mean: bool = True
     name: ClassVar[str] = "search"
     formats: ClassVar[bool] = False
-    summary: ClassVar[str] = "trains, rings and trees over split and reordered modes, raced by their held-out error"
+    summary: ClassVar[str] = (
+        "trains, rings and Tucker over split and reordered modes, raced by held-out error; one network for the mean"
+    )
 
     def fit(self, problem: CompletionProblem) -> CompletionFit:
         """See the class.
@@ -99,13 +105,35 @@ class StructureSearch(CompletionMethod):
 
         found = run_objective(objective, strategy, heard=heard, workers=self.workers)
         objective.control = quiet
-        best, status = found.best, found.status
-        best = objective.with_all_entries(best)
-        tensors, train = objective.refit(best)
+        try:
+            best, tensors = self.settled(objective, found, quiet)
+            status = found.status
+        except KeyboardInterrupt:
+            best, tensors, status = found.best, found.best.tensors, INTERRUPTED
+        train = objective.error(best.graph, tensors, obs)
         layout = objective.layout(best.graph)
         return CompletionFit(
             objective.unscaled(tensors), None, best.error, train, status, tuple(history), layout=layout
         )
+
+    def settled(
+        self, objective: ObservedObjective, found: ObjectiveResult, control: Control
+    ) -> tuple[Trial, tuple[Tensor, ...]]:
+        """The best trial, or one network for the mean of several; and its tensors for all entries."""
+        if found.status is INTERRUPTED:
+            return found.best, found.best.tensors
+        small = is_small(objective.shape)
+        best = soundest(objective, found.tried) if small else found.best
+        if self.mean and small and objective.held is not objective.known:
+            mean = mean_of(objective, found.tried)
+            if mean is not None:
+                trial, tensors = one_network(objective, mean, control, max(objective.all.n, best.graph.n_params))
+                if trial.error < best.error:
+                    return trial, trial.tensors if tensors is None else tensors
+        best = objective.with_all_entries(best)
+        tensors = objective.refit(best)[0]
+        wild = small and is_sound(objective, best) and not is_sound(objective, replace(best, tensors=tensors))
+        return best, best.tensors if wild else tensors
 
     def split(self, shape: tuple[int, ...]) -> tuple[Tensorization, tuple[int, ...]]:
         """The plan, and the mode of the array that each part is of (its own number, where that is not known)."""
@@ -129,20 +157,16 @@ def usual(
     least: int,
     merged: tuple[tuple[tuple[int, ...], ...], ...] = (),
 ) -> Proposer:
-    """Trains and Tucker tensors of growing size, which cost little, then rings, then trees.
+    """Families of structures of growing size, raced; see `FamilyRace`.
 
     Args:
         orders: of the parts.
         entries: that are observed; sizes are parts of their number.
         least: the smallest size.
-        merged: trains and rings whose nodes hold several parts.
+        merged: networks whose nodes hold several parts.
     """
     sizes = tuple(dict.fromkeys(max(round(entries / part), least) for part in _PARTS))
-    loose = RankLadder(
-        orders, ("train", "tucker"), merged=merged, sizes=sizes, keep=_KEEP, raises=_RAISES, steps=_STEPS
-    )
-    others = (replace(loose, shapes=(shape,), merged=(), keep=_KEEP_OTHERS) for shape in ("ring", "tree"))
-    return Several((loose, *others))
+    return FamilyRace(orders, merged, sizes)
 
 
 def mixed_orders(owners: tuple[int, ...], sizes: tuple[int, ...] = ()) -> tuple[tuple[int, ...], ...]:

@@ -39,6 +39,7 @@ class ObjectiveResult:
         evaluations: fits that were done.
         elapsed_s: seconds.
         status: how it ended.
+        tried: all trials, in the order in which they were fitted.
     """
 
     best: Trial
@@ -46,6 +47,7 @@ class ObjectiveResult:
     evaluations: int
     elapsed_s: float
     status: Status
+    tried: tuple[Trial, ...] = ()
 
 
 def run_objective(
@@ -86,4 +88,6 @@ def run_objective(
         status = converse(state, talk, fits, objective.control, begun, told)
     if state.best is None:
         raise BudgetError(f"{proposer.name} tried nothing that is allowed. Allow more parameters or time.")
-    return ObjectiveResult(state.best, tuple(worth(state.order)), state.evaluations, time.monotonic() - begun, status)
+    elapsed = time.monotonic() - begun
+    front, tried = tuple(worth(state.order)), tuple(state.order)
+    return ObjectiveResult(state.best, front, state.evaluations, elapsed, status, tried)

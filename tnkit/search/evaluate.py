@@ -37,6 +37,7 @@ CHUNK = 4
 def fitted(objective: Objective, proposal: Proposal, seed: int) -> Trial:
     """One fit with its own random numbers."""
     known = f"{proposal.graph.key} {proposal.steps} {proposal.starts} {proposal.free_ranks}"
+    known += f" {proposal.number}" if proposal.number else ""
     objective.rng = torch.Generator(objective.rng.device).manual_seed(seed ^ crc32(known.encode()))
     if proposal.free_ranks:
         return objective.fit_tree(proposal.graph, proposal.parent)
@@ -138,6 +139,7 @@ def _told(proposal: Proposal) -> dict[str, Any]:
         "free_ranks": proposal.free_ranks,
         "steps": proposal.steps,
         "starts": proposal.starts,
+        "number": proposal.number,
     }
 
 

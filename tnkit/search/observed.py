@@ -35,6 +35,7 @@ __all__ = ["ObservedObjective"]
 
 _LEAST = 4000  # entries that every fit sees
 _DENSE_RIDGE = 0.1  # of the ridge, where steps are on the dense tensor
+_BEYOND = 0.1  # of the range of what is observed
 _REFIT = 3  # rounds of such steps with nothing held out: they end early, as they did with it
 _RATE, _ANNEALED, _PATIENCE = 0.8, 20, 5  # of the annealing; its sweeps; sweeps without a gain
 
@@ -79,6 +80,12 @@ class ObservedObjective(Objective):
         self.order = torch.randperm(known.n, generator=rng, device=rng.device).to(known.values.device)
         self.known, self.held = known, observations.take(held) if bool(held.any()) else known
         self.scale = float(observations.values.abs().square().mean().sqrt()) or 1.0
+        self.span: tuple[float, float] | None = (
+            None  # where values may be expected: a little beyond those that are known
+        )
+        if not observations.values.is_complex():
+            low, high = (float(v) / self.scale for v in observations.values.aminmax())
+            self.span = (low - _BEYOND * (high - low), high + _BEYOND * (high - low))
 
     def portable(self) -> ObservedObjective:
         """See `Objective.portable`."""
@@ -171,11 +178,24 @@ class ObservedObjective(Objective):
 
     def error(self, graph: Graph, tensors: tuple[Tensor, ...], entries: Observations) -> float:
         """Relative, at some entries."""
-        net = self.network(graph, entries)
-        values = entries.values / self.scale
-        weights = 1.0 if entries.weights is None else entries.weights
-        wrong = ((values - net.values(tensors)).abs().square() * weights).sum()
-        return sqrt(float(wrong / (values.abs().square() * weights).sum().clamp_min(1e-300)))
+        return float(self.misfit(graph, tensors, entries).norm())
+
+    def misfit(self, graph: Graph, tensors: tuple[Tensor, ...], entries: Observations) -> Tensor:
+        """√w (x − y) over the norm of √w y at some entries, (N,), or (2N,) real numbers of complex ones; double."""
+        off = entries.values / self.scale - self.network(graph, entries).values(tensors)
+        root = None if entries.weights is None else entries.weights.sqrt()
+        known = entries.values / self.scale
+        off, known = (off, known) if root is None else (off * root, known * root)
+        off = torch.view_as_real(off.resolve_conj()).flatten() if off.is_complex() else off
+        return off.to(torch.float64) / max(float(known.norm()), 1e-30)
+
+    def expected(self, dense: Tensor) -> Tensor:
+        """A dense array of the graphs' shape, each entry moved to where values may be expected; complex ones stay."""
+        return dense if self.span is None else dense.clamp(*self.span)
+
+    def beyond(self, dense: Tensor) -> float:
+        """How far a dense array is from that, relative: a part of its error that what is held out need not show."""
+        return float((dense - self.expected(dense)).norm()) / sqrt(dense.numel())
 
     def unscaled(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Tensors of the entries themselves; fits are of entries of root mean square 1."""

@@ -32,6 +32,7 @@ class Proposal:
         steps: sweeps at the most.
         starts: how many, the parent's among them.
         afresh: fit it again where it was fitted before: this parent is another way to it.
+        number: fits of a graph with other numbers draw other random numbers, and are remembered apart.
     """
 
     graph: Graph
@@ -40,6 +41,7 @@ class Proposal:
     steps: int = 60
     starts: int = 1
     afresh: bool = False
+    number: int = 0
 
     def answered(self, known: Trial) -> bool:
         """Whether an earlier fit of the same graph had as much work put into it."""

@@ -299,6 +299,7 @@ def _missing(closest: SearchResult, eps: float | None, proved: Proofs) -> Search
 def _key(proposal: Proposal) -> str:
     """Under which a proposal is remembered."""
     how = "" if not proposal.free_ranks else "free " if proposal.parent is None else "polished "
+    how += f"fit {proposal.number} of " if proposal.number else ""
     return how + proposal.graph.key
 
 

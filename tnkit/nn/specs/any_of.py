@@ -13,7 +13,7 @@ from torch import Tensor
 from tnkit.errors import BudgetError, OptionError
 from tnkit.formats import BLASTSpec
 from tnkit.nn.forms import Form
-from tnkit.nn.specs.base import LAYER_SPECS, Fitted, Floats, LayerSpec, RankGrid
+from tnkit.nn.specs.base import LAYER_SPECS, Fitted, Floats, Ints, LayerSpec, RankGrid
 from tnkit.nn.specs.low_rank import LowRankLayer
 from tnkit.nn.specs.network import NetworkLayer
 from tnkit.nn.stats import InputStats, Metric
@@ -39,9 +39,10 @@ class AnyOf(LayerSpec):
 
     The choice goes by the error of fits that were made, in the metric of the inputs where there is one: at no size is
     it worse than the best of the formats alone. Where a part of the inputs was kept apart (`InputStats.aside`;
-    `compress` does so with several batches) and a share is asked for, formats that come close are also fitted to the
-    other inputs, and what they lose on that part decides: one that can bend more to its inputs loses less on them than
-    on others. A rank is the place of the format in `specs`, and then the format's own ranks, filled up with zeros.
+    `compress` does so with several batches) and a share or a budget is given, formats that come close are also fitted
+    to the other inputs, and what they lose on that part decides: one that can bend more to its inputs loses less on
+    them than on others. A rank is the place of the format in `specs`, and then the format's own ranks, filled up with
+    zeros.
 
     Attributes:
         specs: what is tried; none of them with a keep or max_error of its own.
@@ -82,8 +83,8 @@ class AnyOf(LayerSpec):
 
     @property
     def chooses(self) -> bool:
-        """Where the size is given."""
-        return self.keep is not None and self.max_error is None and self.whiten
+        """Where no error is asked for; with a size by `errors`, under a budget by `confirmed`."""
+        return self.max_error is None and self.whiten and len(self.specs) > 1
 
     @property
     def asked_rank(self) -> tuple[int, ...] | None:
@@ -138,23 +139,58 @@ class AnyOf(LayerSpec):
         inputs = metric.inputs
         if not self.chooses or inputs is None or inputs.aside is None or inputs.rest().count < 1:
             return {}
-        allowed, grids = int(float(self.keep or 1.0) * weight.numel()), self._possible(view)
+        if self.keep is None:  # sizes are not known yet: `confirmed` compares when they are
+            return {}
+        allowed, grids = int(float(self.keep) * weight.numel()), self._possible(view)
         rows = {k: np.flatnonzero(grid.n_params <= allowed) for k, grid in grids.items()}
         best = {k: int(mine[errors[k][mine].argmin()]) for k, mine in rows.items() if len(mine)}
         least = min((float(errors[k][row]) for k, row in best.items()), default=0.0)
         close = [k for k, row in best.items() if errors[k][row] <= CLOSE * least]
         if len(close) < 2 or least == 0.0:
             return {}
-        seen, unseen = (replace(metric, inputs=part) for part in (inputs.rest(), inputs.aside))
-        blocks = view.blocks(weight.detach().to(torch.float64))
-        lost = {}
-        for k in close:
-            rank = tuple(int(r) for r in grids[k].ranks[best[k]])
-            fitted = self._member(k).fit(view, weight, rank, seen)
-            lost[k] = unseen.felt(blocks - fitted.to_dense().reshape(blocks.shape))
+        lost = self._unseen(view, weight, metric, {k: grids[k].ranks[best[k]] for k in close})
         ratio = {k: lost[k] / float(errors[k][best[k]]) for k in close}
         scale = ratio[min(close, key=lambda k: float(errors[k][best[k]]))]
         return {k: r / scale for k, r in ratio.items()} if scale > 0 else {}
+
+    def _unseen(self, view: WeightView, weight: Tensor, metric: Metric, ranks: Mapping[int, Ints]) -> dict[int, float]:
+        """What members at some ranks lose on the inputs that were kept apart, fitted to the others."""
+        assert metric.inputs is not None
+        assert metric.inputs.aside is not None
+        seen, unseen = (replace(metric, inputs=part) for part in (metric.inputs.rest(), metric.inputs.aside))
+        blocks = view.blocks(weight.detach().to(torch.float64))
+        lost = {}
+        for k, rank in ranks.items():
+            fitted = self._member(k).fit(view, weight, tuple(int(r) for r in rank), seen)
+            lost[k] = unseen.felt(blocks - fitted.to_dense().reshape(blocks.shape))
+        return lost
+
+    def confirmed(
+        self, view: WeightView, weight: Tensor, row: int, metric: Metric, error: Floats, allowed: Ints
+    ) -> int:
+        """The row of a format that loses less on the inputs that were kept apart, and is no larger; mostly the same.
+
+        Where a budget has given this layer a size, that row and the best of each other format which takes no more
+        are fitted to the other inputs, those that come close.
+        """
+        inputs = metric.inputs
+        if self.keep is not None or not self.chooses or inputs is None or inputs.aside is None:
+            return row
+        if inputs.rest().count < 1:
+            return row
+        grid = self.grid(view)
+        rows = np.intersect1d(np.flatnonzero(grid.n_params <= grid.n_params[row]), allowed)
+        best = {int(grid.ranks[row, 0]): row}
+        for place in sorted({int(p) for p in grid.ranks[rows, 0]} - set(best)):
+            mine = rows[grid.ranks[rows, 0] == place]
+            at = int(mine[error[mine].argmin()])
+            if error[at] <= CLOSE * error[row]:
+                best[place] = at
+        if len(best) < 2:
+            return row
+        ranks = {k: np.array(self.narrowed(view, tuple(map(int, grid.ranks[at])))[1]) for k, at in best.items()}
+        lost = self._unseen(view, weight, metric, ranks)
+        return best[min(best, key=lambda k: lost[k])]
 
     def fit(self, view: WeightView, weight: Tensor, rank: tuple[int, ...], metric: Metric) -> Fitted:
         """In the format that the rank names."""

@@ -173,6 +173,21 @@ class LayerSpec(abc.ABC):
         """Whether a part of the calibration that is kept apart helps it to choose."""
         return False
 
+    def confirmed(
+        self, view: WeightView, weight: Tensor, row: int, metric: Metric, error: Floats, allowed: Ints
+    ) -> int:
+        """The row of the grid to take where a budget has chosen one: most keep to it.
+
+        Args:
+            view: how the weight is read.
+            weight: dense.
+            row: that was chosen.
+            metric: in which fits are best.
+            error: (K,) of each row.
+            allowed: rows that may be taken in its place.
+        """
+        return row
+
     def resolved(self, dtype: torch.dtype) -> LayerSpec:
         """The specification with what it leaves to the layer decided, for weights of a dtype."""
         return self
