@@ -115,6 +115,12 @@ def test_a_graph_is_found_at_an_error_that_does_not_need_its_ranks() -> None:
     assert tk.error(x, found.best.fit.tensor) <= 1e-2 * (1 + 1e-9)
 
 
+def test_data_that_look_like_rank_one_and_need_more_are_searched_on() -> None:
+    x = dense(over((5, 6, 7), {}), noise=0.15)
+    found = tk.search(x, eps=0.1, strategy="matched", rng=0)
+    assert tk.error(x, found.best.fit.tensor) <= 0.1 * (1 + 1e-9)
+
+
 @pytest.mark.parametrize("name", ["all bonds", "square with a diagonal", "square with a tail", "two triangles"])
 @pytest.mark.parametrize("noise", [0.0, 1e-3])
 def test_planted_graphs_of_several_loops_are_found(name: str, noise: float) -> None:

@@ -117,6 +117,8 @@ class MatchedSearch(Proposer):
         if known:
             return min(known, key=lambda t: t.error)
         options = sorted((trial.graph.with_rank(b, r + 1) for b, r in trial.graph.ranks.items()), key=_size)
+        if not options:
+            return trial  # of rank one
         graph = options[number % len(options)]
         (made,) = yield [Proposal(graph, trial, steps=self.steps, starts=self.starts)]
         return trial if made is None else made

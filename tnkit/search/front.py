@@ -84,22 +84,21 @@ class SearchResult:
     def gap(self) -> float | None:
         """The share of the best's numbers (or of its error, where a size was asked) that any network could save.
 
-        It is that of the widest kind that was bounded; 0 says that the best is optimal in that kind. None where nothing
-        was proved, or eps was not reached: `why` says so.
+        It is that of the widest kind that was bounded and of which the best is; 0 says that it is optimal in that kind.
+        None where nothing was proved of its kind (it may split modes, or hold fixed matrices), or eps was not reached:
+        `why` says so.
         """
-        gaps = [gap for _, _, gap in self._gaps()]
+        gaps = [gap for _, _, gap in self._gaps() if gap is not None]
         return max(gaps, default=None)
 
-    def _gaps(self) -> list[tuple[str, float, float]]:
-        """(what, its bound, what could be saved) by kind."""
+    def _gaps(self) -> list[tuple[str, float, float | None]]:
+        """(what, its bound, what could be saved) by kind; None where the best is below, so it is of another kind."""
         fit = self.best.fit
         if self.eps is None:
-            return [
-                (what, least, max(0.0, 1 - least / max(fit.rel_error, 1e-300))) for what, least in self.proofs.errors
-            ]
+            return [(what, least, _saved(fit.rel_error, least)) for what, least in self.proofs.errors]
         if fit.rel_error > self.allowed * (1 + 1e-9):
             return []
-        return [(what, least, max(0.0, 1 - least / fit.n_params)) for what, least in self.proofs.sizes]
+        return [(what, least, _saved(fit.n_params, least)) for what, least in self.proofs.sizes]
 
     @property
     def why(self) -> str:
@@ -125,14 +124,10 @@ class SearchResult:
         words = []
         for what, least, gap in self._gaps():
             if self.eps is None:
-                best, needs, none = (
-                    self.best.fit.rel_error,
-                    f"{what} of that size has error {least:.3g} or more",
-                    "none is better",
-                )
+                needs, none = f"{what} of that size has error {least:.3g} or more", "none is better"
             else:
-                best, needs, none = self.best.fit.n_params, f"{what} needs {least:,}", "none is smaller"
-            left = f"at most {gap:.1%} to save" if gap else none if best == least else "the best is below"
+                needs, none = f"{what} needs {least:,}", "none is smaller"
+            left = "the best is of another kind" if gap is None else f"at most {gap:.1%} to save" if gap else none
             words.append(f"{needs}: {left}")
         if not words and self.proofs.why_none:
             words.append(f"no bound was proved: {self.proofs.why_none}")
@@ -175,3 +170,10 @@ def pareto_front(candidates: Iterable[Candidate]) -> tuple[Candidate, ...]:
         if not front or c.fit.rel_error < front[-1].fit.rel_error:
             front.append(c)
     return tuple(front)
+
+
+def _saved(found: float, least: float) -> float | None:
+    """The share between a bound and what was found; None where that is below."""
+    if found < least:
+        return None
+    return 1 - least / found if found else 0.0
