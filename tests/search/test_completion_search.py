@@ -15,7 +15,7 @@ from tnkit.search import ObservedObjective, StructureSearch
 from tnkit.search.evaluate import fitted
 from tnkit.search.families import FamilyRace
 from tnkit.search.graph import Graph, chain, ring, star
-from tnkit.search.mean_network import mean_of, one_network
+from tnkit.search.mean_network import is_sound, mean_of, one_network, soundest
 from tnkit.search.objective import Trial
 from tnkit.search.proposer import Proposal, Setting
 from tnkit.solvers import Control
@@ -232,3 +232,17 @@ def test_any_shape_and_dtype_within_a_tenth_of_a_second(shape: tuple[int, ...], 
     assert torch.equal(done.filled[mask], x[mask])
     assert done.tensor is not None
     assert done.status.name in ("time_limit", "converged")
+
+
+def test_values_far_beyond_those_observed_count_as_errors() -> None:
+    objective = objective_of(landscape())
+    good, other = fits(objective, 3)[0], fits(objective, 3)[1]
+    dense = contract(good.graph.topology, list(good.tensors))
+    assert objective.beyond(dense) < 0.5 * good.error
+    assert objective.beyond(10 * dense) > 1
+    wild = Trial(good.graph, (10 * good.tensors[0], *good.tensors[1:]), 0.99 * good.error)
+    assert soundest(objective, [wild, good]) is good
+    assert not is_sound(objective, good, wild.tensors)
+    assert is_sound(objective, good, good.tensors)
+    mean = mean_of(objective, [wild, good, other])
+    assert mean is None or wild not in mean.members

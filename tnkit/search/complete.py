@@ -154,8 +154,7 @@ class StructureSearch(CompletionMethod):
                     return trial, trial.tensors if tensors is None else tensors
         best = objective.with_all_entries(best)
         tensors = objective.refit(best)[0]
-        wild = small and is_sound(objective, best) and not is_sound(objective, replace(best, tensors=tensors))
-        return best, best.tensors if wild else tensors
+        return best, tensors if not small or is_sound(objective, best, tensors) else best.tensors
 
     def split(self, shape: tuple[int, ...]) -> tuple[Tensorization, tuple[int, ...]]:
         """The plan, and the mode of the array that each part is of (its own number, where that is not known)."""
