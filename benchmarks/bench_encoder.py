@@ -92,7 +92,7 @@ def both_ms(dense: nn.Module, small: nn.Module, batch: dict[str, Tensor], rounds
     return statistics.median(times[0][1:]), statistics.median(times[1][1:])
 
 
-def slower_layers(dense: nn.Module, small: nn.Module, batch: dict[str, Tensor], rounds: int = 7) -> int:
+def slower_layers(dense: nn.Module, small: nn.Module, batch: dict[str, Tensor], rounds: int = 15) -> int:
     """How many compressed layers take longer than the dense ones on what these are given, by the medians."""
     given: dict[str, Tensor] = {}
     handles = [

@@ -30,8 +30,8 @@ from tnkit.solvers import Control
 
 SEARCHES: dict[str, Proposer] = {
     "TnALE": TnALE("full"),
-    "TNLS": TNLS("full"),
-    "TNGA": TNGA(),
+    "TNLS": TNLS("full", rounds=1000),
+    "TNGA": TNGA(generations=1000),  # none of them ends before its time
     "SVDinsTN": SVDinsTN(),
     "Greedy-TN": GreedyTN(),
 }
@@ -76,7 +76,7 @@ def run(name: str, target: str, seed: int, how: str, limit_s: float, to_beat: in
     graph, (warm, bounds) = greedy_targets()[target], WAYS[how]
     proposer = SEARCHES[name]
     if isinstance(proposer, GreedyTN) and not bounds:
-        proposer = replace(proposer, prune=False)
+        proposer = replace(proposer, prune=False)  # without cuts it takes no bounds otherwise
     begun = time.process_time()
     objective = DenseObjective(
         planted(graph, seed),

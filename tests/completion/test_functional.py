@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from scipy.spatial import cKDTree
 
-from tnkit.completion import FunBaT, Observations, complete, complete_points
+from tnkit.completion import FunBaT, Observations, SmoothFunction, complete, complete_points
 from tnkit.completion.state_space import KERNELS, Chain, smooth
 from tnkit.errors import DataError, DTypeError, MaskError, OptionError, RankError, ShapeError
 from tnkit.solvers import StepInfo
@@ -92,10 +93,33 @@ def test_deviations_know_of_a_rank_that_is_too_small(rank: int) -> None:
     low, high = found.interval(fresh)
     again = waves(fresh) + 0.1 * rng.normal(size=1000)
     assert 0.83 < np.mean((low < again) & (again < high)) < 0.97
-    # The variance of the noise is where a line through half squared differences of 500 points starts. Averaged over six
-    # neighbours these have a relative variance of 2.2 / 500; that of the start of the line is up to 3 times as much in
-    # the plane. Half of its root is that of the deviation; three of them, and a tenth for how the function bends.
-    assert found.noise_std == pytest.approx(0.1, rel=3 * 0.5 * (3 * 2.2 / 500) ** 0.5 + 0.1)
+    form, residuals = start_of_a_line(found, points), values - found.predict(points)
+    lack = waves(points) - found.predict(points)
+    assert found.noise_std**2 == pytest.approx(residuals @ form @ residuals, rel=1e-6)
+    mean = 0.1**2 * np.trace(form) + lack @ form @ lack
+    variance = 2 * 0.1**4 * np.trace(form @ form) + 4 * 0.1**2 * lack @ form @ form @ lack
+    assert abs(found.noise_std**2 - mean) <= 3 * variance**0.5
+    assert mean == pytest.approx(0.1**2, abs=3 * variance**0.5)  # the line itself is not far off, next to that
+
+
+def start_of_a_line(found: SmoothFunction, points: np.ndarray) -> np.ndarray:
+    """The matrix Q of the noise's variance rᵀ Q r as a function of residuals r.
+
+    It is where a line through the means of half squared differences of residuals at k-th nearest neighbours, over
+    the mean squared distances, starts. Of normal noise of variance v beside a part g that the model lacks, its mean is
+    v tr Q + gᵀ Q g, and its variance 2 v² tr Q² + 4 v gᵀ Q² g.
+    """
+    lengths = [chain.length for chain in found.posterior.chains]
+    scaled = (points - found.low) / found.extent / lengths
+    distances, near = (part[:, 1:] for part in cKDTree(scaled).query(scaled, 7))
+    shares = np.linalg.pinv(np.stack([np.ones(6), (distances**2).mean(0)], 1))[0]
+    form, each = np.zeros((len(points),) * 2), np.arange(len(points))
+    for share, other in zip(shares / (2 * len(points)), near.T, strict=True):
+        np.add.at(form, (each, each), share)
+        np.add.at(form, (other, other), share)
+        np.add.at(form, (each, other), -share)
+        np.add.at(form, (other, each), -share)
+    return form
 
 
 @pytest.mark.parametrize("name", KERNELS)

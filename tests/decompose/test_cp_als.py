@@ -226,6 +226,15 @@ def test_the_error_that_a_fit_tells_without_measuring_is_the_true_one():
             assert fit.rel_error < 1.05 * share
 
 
+@pytest.mark.parametrize("rank", [3, 4, 5])
+def test_an_eps_that_a_rank_hardly_reaches_is_reached_with_it(rank):
+    t, wave = torch.linspace(0, 1, 24, dtype=torch.float64), torch.arange(14)
+    x = torch.sin(3 * t[:, None, None] * wave + 5 * t[:18, None] ** 2 * (1 + 0.1 * wave))
+    best = tk.decompose(x, "cp", rank=rank).rel_error
+    for seed in range(3):
+        assert tk.decompose(x, "cp", eps=1.003 * best, rng=seed).ranks == (rank,)
+
+
 @pytest.mark.parametrize("wrong", [{"max_steps": 0}, {"max_steps": 2.5}, {"tol": -1.0}, {"tol": float("nan")}], ids=str)
 def test_options_out_of_range_are_refused(wrong):
     with pytest.raises(OptionError, match=r"CPALS\((max_steps|tol)="):

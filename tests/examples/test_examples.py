@@ -13,6 +13,12 @@ EXAMPLES = ROOT / "examples"
 RUNS = {
     "decompose_hyperspectral.py": (["--step", "4"], ["tensorly"], ["build/indian_pines.safetensors"]),
     "complete_photo.py": (["--step", "8", "--time-limit", "5"], ["skimage"], ["build/astronaut.png"]),
+    "complete_table.py": (["--patients", "60"], ["tensorly", "pandas"], ["build/serology.csv"]),
+    "search_structure.py": (
+        ["--time-limit", "5"],
+        ["tensorly", "matplotlib"],
+        ["build/front.png", "build/smallest.safetensors"],
+    ),
     "compress_layers.py": (["--epochs", "3"], ["sklearn"], ["build/digits.safetensors"]),
     "demo.py": (
         ["--quick", "--out", "report.html"],

@@ -43,10 +43,28 @@ def test_limits_that_leave_nothing(field, value):
         tk.Budget(**{field: value})
 
 
+@pytest.mark.parametrize("field", ["params", "bytes", "flops"])
+def test_floats_that_were_meant_as_counts(field):
+    with pytest.raises(
+        tk.BudgetError, match=rf"10000 times the dense {field}. For that many {field} give an int: 10000"
+    ):
+        tk.Budget(**{field: 1e4})
+    with pytest.raises(tk.BudgetError, match=r"give an int: 5000"):
+        tk.decompose(torch.ones(4, 4), "tt", budget=5e3)
+    assert tk.Budget(**{field: 1.5}) == tk.Budget(**{field: 1.5})
+    assert tk.Budget(latency_ms=20.0).latency_ms == 20.0
+
+
 @pytest.mark.parametrize("value", ["1", True, 1j, [3]])
 def test_limits_that_are_no_numbers(value):
     with pytest.raises(tk.BudgetError, match=r"is no number. An int is a count, a float a fraction"):
         tk.Budget(params=value)
+
+
+@pytest.mark.parametrize("field", ["params", "latency_ms", "max_error"])
+def test_infinity_is_no_limit(field):
+    with pytest.raises(tk.BudgetError, match=r"is no limit. Leave it out"):
+        tk.Budget(**{field: float("inf")})
 
 
 def test_no_error_and_no_drop_are_limits():

@@ -64,7 +64,9 @@ def test_resolved(layout, rank, ranks):
         (TT, None, "rank=None is not a rank"),
         (TT, 0.0, "must be above 0"),
         (TT, -0.5, "must be above 0"),
+        (TT, 10.0, "is a float: 10 times the dense entries. For that rank give an int: 10"),
         (TT, float("nan"), "must be above 0"),
+        (TT, float("inf"), "must be above 0 and finite"),
     ],
 )
 def test_refused(layout, rank, words):

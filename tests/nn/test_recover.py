@@ -1,5 +1,8 @@
 """recover: towards the teacher, and never to a worse state than the one that came in."""
 
+import time
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
@@ -152,3 +155,36 @@ def test_a_learning_rate_is_absolute(teacher: nn.Module, batches: list[torch.Ten
         name: float((value.detach() - state[name].detach()).abs().max()) for name, value in small.named_parameters()
     }
     assert changes["0.left"] == pytest.approx(changes["2.right"], rel=1e-2)
+
+
+class _Slow(nn.Module):
+    """Says when it is called; a function is not copied with a model."""
+
+    def __init__(self, inner: nn.Module, called: Callable[[], None]) -> None:
+        super().__init__()
+        self.inner, self.called = inner, called
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.called()
+        return self.inner(x)
+
+
+@pytest.mark.parametrize("limit", [20.0, 60.0, 300.0])
+def test_the_time_limit_is_of_the_whole_call(limit: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Matching, training and validating end in time, by a clock that only the models move."""
+    now = [0.0]
+
+    def called() -> None:
+        now[0] += 0.25
+
+    torch.manual_seed(0)
+    dense = _Slow(nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 16)), called)
+    batches = [torch.randn(8, 16) for _ in range(40)]
+    small, _ = tk.nn.compress(dense, tk.Budget(params=0.5), batches[:4], measure=False)
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    now[0] = 0.0
+    _, report = tk.nn.recover(small, dense, batches, max_steps=10**6, time_limit_s=limit)
+    assert now[0] == report.elapsed_s <= limit
+    assert report.elapsed_s > 0.8 * limit
+    assert report.steps > 0
+    assert report.history[-1][0] == report.steps  # the last state was validated, too

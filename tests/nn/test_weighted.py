@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tnkit.errors import DataError, DTypeError, RankError, ShapeError
-from tnkit.nn import pivot_rows, weighted_basis, weighted_lowrank
+from tnkit.nn import LowRankLayer, compress_layer, pivot_rows, weighted_basis, weighted_lowrank
 
 
 def matrix(m: int, n: int, seed: int) -> torch.Tensor:
@@ -125,3 +125,42 @@ def test_pivots_are_exact_and_bounded(m: int, r: int, seed: int) -> None:
 def test_pivots_of_a_wide_matrix() -> None:
     with pytest.raises(ShapeError, match="tall"):
         pivot_rows(torch.ones(2, 3))
+
+
+@pytest.mark.parametrize("shape", [(40, 90), (90, 40)])
+@pytest.mark.parametrize("fall", [0.5, 3.0])
+def test_a_float32_weight_needs_no_svd(shape: tuple[int, int], fall: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its Gram matrix in float64 says as much: errors are the best ones, and full rank is exact."""
+    rng, k = torch.Generator().manual_seed(0), min(shape)
+    u, v = (torch.linalg.qr(torch.randn(size, k, generator=rng, dtype=torch.float64))[0] for size in shape)
+    weight = ((u * torch.arange(1, k + 1) ** -fall) @ v.mT).float()
+    best = torch.linalg.svdvals(weight.double())
+
+    def refuse(*args: object, **options: object) -> None:
+        raise AssertionError("an SVD")
+
+    monkeypatch.setattr(torch.linalg, "svd", refuse)
+    basis = weighted_basis(weight)
+    for rank in (1, k // 2, k - 3, k):
+        left, right = basis.factors(rank)
+        error = float((left @ right - weight.double()).norm())
+        assert error <= float(best[rank:].square().sum().sqrt()) + 1e-9
+    assert torch.allclose(basis.s, best, rtol=1e-6, atol=1e-9)
+
+
+def test_a_layer_whose_size_is_given_is_analysed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither keep nor a rank makes the decomposition twice; under a budget ranks come later."""
+    calls = []
+    inner = torch.linalg.eigh
+
+    def counted(*args: object, **options: object) -> object:
+        calls.append(1)
+        return inner(*args, **options)
+
+    monkeypatch.setattr(torch.linalg, "eigh", counted)
+    layer = torch.nn.Linear(30, 20)
+    for spec in (LowRankLayer(keep=0.5), LowRankLayer(rank=5), LowRankLayer(keep=0.5, pivoted=False)):
+        calls.clear()
+        made = compress_layer(layer, spec).module
+        assert len(calls) == 1
+        assert made.n_factor_params() <= 300

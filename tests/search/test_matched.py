@@ -10,6 +10,7 @@ import torch
 import tnkit as tk
 from tests.search.planted import dense
 from tnkit.search import DenseObjective, Graph, GreedyTN, MatchedSearch
+from tnkit.search.clear_ranks import clear_ranks
 from tnkit.search.cut_needs import needs, stands_out
 from tnkit.search.graph import chain, ring
 from tnkit.search.matched import generic_ranks, matched_graphs
@@ -67,6 +68,51 @@ def test_ranks_that_stand_out_of_noise_are_the_planted_ones(noise: float) -> Non
     told = objective(dense(graph, noise=noise), 1.1e-3 if noise else 1e-4)
     low = needs(told)
     assert stands_out(told, low) == {mask: round(rank) for mask, rank in generic_ranks(graph).items()}
+
+
+WEAK = over((6, 7, 6, 7, 6), {(0, 1): 2, (1, 2): 2, (2, 3): 3, (3, 4): 2, (0, 3): 2})
+
+
+def weak(noise: float) -> torch.Tensor:
+    """Of a graph that nodes of small singular values hide below an error of .1."""
+    gen = torch.Generator().manual_seed(5)
+    layout = WEAK.layout()
+    shapes = layout.shapes(WEAK.bond_ranks())
+    nodes = [torch.randn(s, generator=gen, dtype=torch.float64) * 0.1 + 0.5 for s in shapes]
+    x = layout.build(nodes).to_dense()
+    white = torch.randn(x.shape, generator=gen, dtype=torch.float64)
+    return x / x.norm() + noise * white / white.norm()
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-7])
+def test_ranks_far_below_eps_are_read_from_the_gap_or_the_noise(noise: float) -> None:
+    x, planted = weak(noise), {mask: round(rank) for mask, rank in generic_ranks(WEAK).items()}
+    low = needs(objective(x, 0.1))
+    assert low != planted
+    assert planted in clear_ranks(x, 1.0, 0.1)
+
+
+def test_ranks_are_read_from_noise_that_leaves_no_gap() -> None:
+    graph = GRAPHS["two triangles"]
+    planted = {mask: round(rank) for mask, rank in generic_ranks(graph).items()}
+    assert clear_ranks(dense(graph, noise=1e-2), 1.0, 0.1) == [planted]
+
+
+def test_data_without_ranks_or_noise_of_one_level_tell_nothing() -> None:
+    axes = torch.meshgrid(*[torch.linspace(0, 1, 6, dtype=torch.float64)] * 5, indexing="ij")
+    smooth = 1 / (0.1 + sum(axes))
+    gen = torch.Generator().manual_seed(0)
+    rough = torch.randn((6,) * 5, generator=gen, dtype=torch.float64).cumsum(0).cumsum(3)
+    for x in (smooth, rough):
+        for ranks in clear_ranks(x, float(x.norm()), 1e-2):
+            assert max(ranks.values()) < 36  # a level of its own, never all values
+
+
+def test_a_graph_is_found_at_an_error_that_does_not_need_its_ranks() -> None:
+    x = weak(0.0)
+    found = tk.search(x, eps=1e-2, strategy="matched", rng=0)
+    assert found.best.fit.n_params <= WEAK.n_params
+    assert tk.error(x, found.best.fit.tensor) <= 1e-2 * (1 + 1e-9)
 
 
 @pytest.mark.parametrize("name", ["all bonds", "square with a diagonal", "square with a tail", "two triangles"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy as np
 import pytest
@@ -10,8 +10,9 @@ import torch
 
 import tnkit as tk
 from tests.search.planted import dense
-from tnkit.search.graph import ring, star
-from tnkit.search.proofs import cheapest_network
+from tnkit.search.format_bounds import least_size
+from tnkit.search.graph import Graph, ring, star
+from tnkit.search.proofs import ONE_EACH, cheapest_network
 
 
 @pytest.fixture
@@ -95,3 +96,24 @@ def test_a_size_is_kept_by_trees_too(rough: torch.Tensor) -> None:
 
 def test_decompose_auto_says_it_too(rough: torch.Tensor) -> None:
     assert "any tree" in tk.decompose(rough, "auto", eps=0.1).why
+
+
+@pytest.mark.parametrize("ranks", [(2, 3, 2, 3), (3, 3, 3, 3), (2, 2, 2, 2)])
+def test_all_cuts_together_bound_rings_closely(ranks: tuple[int, ...]) -> None:
+    graph = ring((7, 6, 7, 6), ranks)
+    bounds = dict(tk.search(dense(graph), eps=1e-6, strategy="matched").bounds)
+    assert bounds["any network"] <= bounds[ONE_EACH] <= graph.n_params
+    assert bounds[ONE_EACH] >= 0.8 * graph.n_params
+
+
+def test_the_bound_of_one_tensor_a_mode_is_that_of_all_their_ranks() -> None:
+    """Against all ranks of the bonds up to 4, one by one."""
+    shape, needed = (5, 6, 7), {1: 4, 2: 3, 3: 4}
+    least = min(
+        5 * a * b + 6 * a * c + 7 * b * c
+        for a, b, c in product(range(1, 5), repeat=3)
+        if a * b >= 4 and a * c >= 3 and b * c >= 4
+    )
+    every = Graph(shape, [(k,) for k in range(3)], {(0, 1): 2, (0, 2): 2, (1, 2): 2})
+    bound = least_size(every.layout(), needed)
+    assert 0.8 * least <= bound <= least

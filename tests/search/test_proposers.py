@@ -27,7 +27,8 @@ from tnkit.search import (
 from tnkit.search.full_network import FullNetwork
 from tnkit.search.graph import chain, ring, star
 from tnkit.search.ladder import binary_tree
-from tnkit.search.loops import least_nearby, least_ranks, unicyclic
+from tnkit.search.least_ranks import least_nearby, least_ranks
+from tnkit.search.loops import unicyclic
 from tnkit.search.split_merge import merges, splits
 from tnkit.search.svdinstn import first_ranks
 from tnkit.search.synthesis import splits_of, tree_of_cuts

@@ -20,7 +20,7 @@ from tnkit.completion.rank_search import RankSearch
 from tnkit.completion.sweep import Tensors, refit_node
 from tnkit.completion.trials import CHEAP, Part, Trial, Trials, rms
 from tnkit.formats import random_tensors
-from tnkit.solvers import CONVERGED, INTERRUPTED, REACHED, Record
+from tnkit.solvers import CONVERGED, INTERRUPTED, MAX_STEPS, REACHED, Record
 
 __all__ = ["CompletionALS"]
 
@@ -45,6 +45,9 @@ class CompletionALS(CompletionMethod):
             those of some positions of the longest mode. All entries are fitted from there.
         refine: whether ranks, where they are chosen, are also tried from fresh starts and one by one, up and down.
             Without it a fit takes a third of the time.
+        effort: multiplications of all sweeps at the most, a quarter of them for the last fit to everything; None for no
+            limit. They are counted (1e10 take about a second on one core), so that the answer is the same on a busy
+            machine, as it is not with a time limit.
 
     Example:
         >>> import numpy as np
@@ -66,6 +69,7 @@ class CompletionALS(CompletionMethod):
     max_rank: int | None = None
     sample: int = 400_000
     refine: bool = True
+    effort: float | None = None
     name: ClassVar[str] = "als"
     summary: ClassVar[str] = "least squares for one node after the other on the observed entries; any format"
 
@@ -129,7 +133,7 @@ class _Run:
         train = Part.of(known, part.layout, self.scale)
         few = Trials(method, part.layout, train, held, t.control, t.rng)
         self.search_ranks(few, thorough=True)
-        t.stopped = few.stopped
+        t.stopped, t.spent = few.stopped, few.spent
         if few.best is None:
             return
         level, n = few.best.level, t.train.net.n
@@ -147,8 +151,9 @@ class _Run:
     def refit(self) -> None:
         """Fit everything, from the best."""
         t, best = self.trials, self.trials.best
-        if best is None or t.stopped is not None:
+        if best is None or t.stopped not in (None, MAX_STEPS):
             return
+        t.stopped = None
         if t.held is not None:
             t.train = t.held  # the room of the others is needed for all
             t.train = Part.of(self.problem.observations, self.layout, self.scale)

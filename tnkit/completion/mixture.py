@@ -39,7 +39,7 @@ from tnkit.completion.spatial import relative_error
 from tnkit.completion.tnn import TubalNuclear
 from tnkit.errors import OptionError
 from tnkit.rng import generator
-from tnkit.solvers import CONVERGED, INTERRUPTED, TIME_LIMIT, Control, Record, Status
+from tnkit.solvers import CONVERGED, INTERRUPTED, TIME_LIMIT, Record, Status
 
 __all__ = ["Blend", "Blended", "affordable", "blend_of", "usual_members"]
 
@@ -47,8 +47,8 @@ __all__ = ["Blend", "Blended", "affordable", "blend_of", "usual_members"]
 THREE, TWO = 3_000, 20_000
 #: Members whose error is beyond this multiple of the least on the first part are left out.
 FAR = 1.5
-#: Seconds that a format gets each time.
-FORMAT_S = 6.0
+#: Multiplications that a format gets each time: some seconds of one core, counted and not timed.
+EFFORT = 6e10
 #: Entries of the largest array that is also a Gaussian one, and multiplications of a step of the largest row groups.
 GAUSSIAN, ROWS = 2**17, 2e7
 #: Arrays of more entries are computed in single precision, where errors are not below this.
@@ -171,16 +171,20 @@ def blend_of(
     """
     obs, device = problem.observations, problem.observations.values.device
     parts: list[_Part] = []
-    counting, ready = list(range(len(members))), list(members)
+    counting = list(range(len(members)))
+    ready: list[list[CompletionMethod]] = [[] for _ in members]  # with the choices that held-out entries made
     kept = uneven(obs)
     units = units_of(obs, kept) if kept is not None and obs.ndim == 2 else None  # of the columns of a table
-    for number in range(3 if obs.n < THREE else 2 if obs.n < TWO else 1):
+    few = obs.n < THREE
+    for number in range(3 if few else 2 if obs.n < TWO else 1):
         held = split_alike(obs, holdout, generator(seed + number, device), kept=kept)
         if held is None or (parts and problem.control.out_of_time):
             break
-        part = _part(problem, [ready[k] for k in counting], obs.take(~held), obs.take(held), seed)
+        own = seed + number if few else seed
+        again = [members[k] if few or not ready[k] else ready[k][0] for k in counting]  # where there are many entries,
+        part = _part(problem, again, obs.take(~held), obs.take(held), own)  # choices cost most, and need be made once
         for k, settled in zip(counting, part.settled, strict=False):
-            ready[k] = settled or ready[k]  # its choices are made; they cost most
+            ready[k].append(settled or members[k])
         if not parts:
             errors = [relative_error(x, part.aside) for x in part.arrays]
             judged = [float((g - part.truth).div(part.unit(units, kept)).norm()) for g in part.guesses]
@@ -202,17 +206,17 @@ def blend_of(
     heldout = float((blended(guesses, weights) - truth).norm()) / size
     status, arrays = parts[0].stopped or CONVERGED, parts[-1].arrays
     if parts[0].stopped is None:
-        again: list[Tensor] = []
+        whole: list[Tensor] = []
         for k, w, before in zip(counting, weights, arrays, strict=True):
-            if w > 0 and status is CONVERGED:
-                fit = _dense(replace(problem, rng=generator(seed, device)), ready[k], fine=min(told) < FINE)
-                assert fit.dense is not None
+            fits: list[CompletionFit] = []
+            for number, method in _distinct(ready[k]) if w > 0 and status is CONVERGED else ():
+                fit = _dense(replace(problem, rng=generator(seed + number, device)), method, fine=min(told) < FINE)
                 status = fit.status if fit.status in (INTERRUPTED, TIME_LIMIT) else CONVERGED
-                sound = fit.train_error <= max(2 * told[k], 1e-3)
-                again.append(fit.dense if sound else before)
-            else:
-                again.append(before)
-        arrays = again if status is CONVERGED else arrays
+                fits += [fit] * (fit.train_error <= max(2 * told[k], 1e-3))
+                if status is not CONVERGED:
+                    break
+            whole.append(_mean(fits) if fits else before)
+        arrays = whole if status is CONVERGED else arrays
     dense = blended([x.to(torch.float64) for x in arrays], weights).to(obs.values.dtype)
     of_all, every = dict(zip(counting, weights, strict=True)), list(told)
     for k, guess in zip(counting, guesses, strict=True):
@@ -222,6 +226,18 @@ def blend_of(
         tuple(of_all.get(k, 0.0) for k in range(len(members))),
         tuple(every),
     )
+
+
+def _distinct(methods: Sequence[CompletionMethod]) -> list[tuple[int, CompletionMethod]]:
+    """Those that differ, with the number of the part that chose each; a format is fitted once."""
+    first = {repr(method): (number, method) for number, method in reversed(list(enumerate(methods)))}
+    return sorted(first.values(), key=lambda pair: pair[0])
+
+
+def _mean(fits: Sequence[CompletionFit]) -> Tensor:
+    """Of dense arrays: what differs between choices that a few entries made is mostly chance."""
+    arrays = [fit.dense.to(torch.float64) for fit in fits if fit.dense is not None]
+    return blended(arrays, [1 / len(arrays)] * len(arrays))
 
 
 def _part(
@@ -244,14 +260,13 @@ def _part(
 
 
 def _dense(problem: CompletionProblem, member: CompletionMethod, *, fine: bool = False) -> CompletionFit:
-    """A member's fit with its dense array, large ones in single precision unless fine; a format gets some seconds."""
+    """A member's fit with its dense array, large ones in single precision unless fine; a format gets so much effort."""
     if not member.formats:
         large = prod(problem.observations.shape) > LARGE and problem.observations.values.dtype == torch.float64
         return _single(problem, member) if large and not fine else member.fit(problem)
     assert problem.layout is not None
-    short = replace(member, refine=False) if isinstance(member, CompletionALS) else member
-    control: Control = problem.control.within(FORMAT_S)
-    fit = short.fit(replace(problem, ranks=None, control=control))
+    short = replace(member, refine=False, effort=EFFORT) if isinstance(member, CompletionALS) else member
+    fit = short.fit(replace(problem, ranks=None))
     assert fit.tensors is not None
     status = fit.status if fit.status is INTERRUPTED or problem.control.out_of_time else CONVERGED
     return replace(fit, dense=problem.layout.build(fit.tensors).to_dense(), status=status)

@@ -22,13 +22,17 @@ from tnkit.completion.observations import Observations
 from tnkit.completion.rows import Data
 from tnkit.completion.sweep import Tensors, balanced, grown, shrunk, sweep
 from tnkit.formats import Layout, random_tensors
-from tnkit.solvers import CONVERGED, INTERRUPTED, TIME_LIMIT, Control, Status, iterate
+from tnkit.solvers import CONVERGED, INTERRUPTED, MAX_STEPS, TIME_LIMIT, Control, Status, iterate
 
 __all__ = ["CHEAP", "Part", "Rules", "Trial", "Trials", "rms"]
 
 #: Multiplications of one sweep below which more starts are always tried.
 CHEAP = 3e7
 RATE = 0.8
+#: Of an effort, the share that is for finding ranks and starts; the rest is kept for the fit to everything.
+SEARCH = 0.75
+#: What a sweep takes beside the squares of unknowns, in multiplications: an unknown and a node for each entry, a node.
+UNKNOWN, VISIT, NODE = 180.0, 310.0, 1.3e7
 
 
 class Rules(Protocol):
@@ -53,6 +57,10 @@ class Rules(Protocol):
     @property
     def gain(self) -> float:
         """By what share the held-out error must fall."""
+
+    @property
+    def effort(self) -> float | None:
+        """Multiplications of all sweeps at the most, as `Trials.cost` counts them."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -108,6 +116,7 @@ class Trials:
         best: of the smallest held-out error.
         stopped: why there is to be no further fit, or None.
         status: how the last fit ended.
+        spent: multiplications so far, as `cost` counts them.
     """
 
     rules: Rules
@@ -119,6 +128,7 @@ class Trials:
     best: Trial | None = None
     stopped: Status | None = None
     status: Status = CONVERGED
+    spent: float = 0.0
 
     @property
     def exact(self) -> float:
@@ -127,13 +137,24 @@ class Trials:
 
     def work(self, ranks: tuple[int, ...]) -> float:
         """Multiplications of a sweep, roughly."""
+        return float(self.train.net.n) * sum(m * m for m in self.unknowns(ranks))
+
+    def cost(self, ranks: tuple[int, ...], n: int) -> float:
+        """The same for n entries, with what small networks take beside: a sweep does about 1e10 a second on one core.
+
+        It is counted, not timed, so that what is bounded by it does not depend on how busy a machine is.
+        """
+        unknowns = self.unknowns(ranks)
+        return NODE * len(unknowns) + n * sum(m * m + UNKNOWN * m + VISIT for m in unknowns)
+
+    def unknowns(self, ranks: tuple[int, ...]) -> list[int]:
+        """Of a row of each parameter node."""
         sizes = self.layout.label_sizes(ranks)
         topology = self.layout.topology
-        unknowns = [
+        return [
             prod(sizes[label] for label in topology.inputs[k] if label not in topology.output)
             for k in topology.parameters
         ]
-        return float(self.train.net.n) * sum(m * m for m in unknowns)
 
     def fit(self, start: Tensors, part: Part, *, anneal: float, level: float, steps: int, refit: bool = False) -> Trial:
         """Sweeps from a start until the error has settled.
@@ -186,17 +207,23 @@ class Trials:
             noise[0] = max(fitted, floor) if held is None or close else error * fitted**0.5
             return tensors, error
 
+        cost, effort = self.cost(self.layout.ranks_of(start), n), self.rules.effort
+        left = inf if effort is None else (1.0 if refit else SEARCH) * effort - self.spent
+        affordable = steps + 1 if left >= cost * (steps + 1) else max(1, int(left / cost))
         control = replace(
             self.control,
-            max_steps=steps,
+            max_steps=min(steps, affordable),
             tol=self.rules.tol if steps > 30 else 0.01,
             patience=self.rules.patience + (14 if anneal >= 1 else 0),
             target=self.exact / (100 if refit else 1),
         )
         start_error = inf if held is None else held.error(start)
         outcome = iterate(step, start, control, start_error=start_error)
+        self.spent += cost * len(outcome.history)
         if outcome.status in (INTERRUPTED, TIME_LIMIT):
             self.stopped = outcome.status
+        elif outcome.status is MAX_STEPS and affordable <= steps:
+            self.stopped = MAX_STEPS
         self.status = outcome.status
         train = part.error(outcome.value)
         heldout = outcome.error if held is not None else train

@@ -39,6 +39,8 @@ GROWTH = 1.35
 HALVINGS = 5
 #: Steps of an attempt, and the fall of the error over five of them with which it goes on.
 QUICK_STEPS, QUICK_TOL = 40, 5e-3
+#: An attempt that ends this near to eps goes on with all the steps there are, and a small one from all starts.
+NEAR = 1.03
 #: An eps above this is a matter of size; below, of structure that is there or not.
 ROUGH = 0.02
 
@@ -173,6 +175,9 @@ class _Search:
     def reached(self, trial: Trial) -> bool:
         return trial.error <= self.goal
 
+    def measured(self, trial: Trial) -> Trial:
+        return replace(trial, error=measured(self.problem, trial.tensors))
+
     def cold(self, ranks: Ranks) -> bool:
         """Whether new starts are better than the last tensors: where a structure is looked for and steps are cheap."""
         return self.problem.layout.n_params(ranks) <= newton_limit(self.goal, quick=True)
@@ -183,8 +188,13 @@ class _Search:
         if start is not None:
             bonds = dict(zip(self.layout.bonds, ranks, strict=True))
             tensors = resized(self.layout.topology, start.tensors, bonds, self.problem.rng)
-        trial = self.method.solve(self.problem, ranks, tensors, self.goal * (1 - 1e-5), quick=True)
-        trial = replace(trial, error=measured(self.problem, trial.tensors))
+        goal = self.goal * (1 - 1e-5)
+        trial = self.measured(self.method.solve(self.problem, ranks, tensors, goal, quick=True))
+        if self.goal < trial.error <= NEAR * self.goal and not ended(trial.status):
+            trial = self.measured(self.method.solve(self.problem, ranks, trial.tensors, goal))
+            if not self.reached(trial) and self.layout.n_params(ranks) <= NEWTON_MOST and not ended(trial.status):
+                fresh = self.measured(self.method.solve(self.problem, ranks, None, goal))
+                trial = min(trial, fresh, key=lambda t: t.error)
         self.tried += 1
         self.over = self.over or ended(trial.status) or self.problem.control.out_of_time
         return trial

@@ -9,13 +9,17 @@ Example:
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from math import inf
 from numbers import Integral, Real
 
 import torch
 
 from tnkit.errors import BudgetError
 
-__all__ = ["Budget", "as_budget"]
+__all__ = ["Budget", "as_budget", "looks_like_a_count"]
+
+#: Limits of which a float is a fraction.
+COUNTED = ("params", "bytes", "flops")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,13 @@ class Budget:
             zero_is_fine = field.name in {"max_error", "max_drop"}
             if not (float(value) >= 0 if zero_is_fine else float(value) > 0):
                 raise BudgetError(f"Budget({field.name}={value!r}) leaves nothing. Give a positive number.")
+            if float(value) == inf:
+                raise BudgetError(f"Budget({field.name}={value!r}) is no limit. Leave it out, or give a finite number.")
+            if field.name in COUNTED and looks_like_a_count(value):
+                raise BudgetError(
+                    f"Budget({field.name}={value!r}) is a float: {float(value):g} times the dense {field.name}. "
+                    f"For that many {field.name} give an int: {int(float(value))}."
+                )
 
     def max_params(self, dense: int, dtype: torch.dtype = torch.float64) -> int | None:
         """The most stored real numbers that `params` and `bytes` allow, or None where neither is given.
@@ -70,6 +81,11 @@ class Budget:
         if self.bytes is not None:
             limits.append(_count(self.bytes, dense * real_bytes) // real_bytes)
         return min(limits) if limits else None
+
+
+def looks_like_a_count(value: object) -> bool:
+    """Whether a float, which is a fraction, was meant as a count: 1e4, 20.0."""
+    return not isinstance(value, Integral) and isinstance(value, Real) and float(value) >= 2 and float(value) % 1 == 0
 
 
 def _count(limit: int | float, whole: int) -> int:

@@ -9,10 +9,12 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import inf
 from numbers import Integral, Real
 from typing import TypeAlias, cast
 
 from tnkit.errors import BudgetError, RankError
+from tnkit.formats.budget import looks_like_a_count
 from tnkit.formats.layout import Layout
 
 __all__ = ["RankLike", "grow_within", "ranks_within", "resolve_ranks"]
@@ -45,8 +47,13 @@ def resolve_ranks(layout: Layout, rank: RankLike) -> tuple[int, ...]:
         _require_positive(layout, "", int(rank))
         return tuple(min(int(rank), cap) for cap in layout.caps)
     if isinstance(rank, Real):
-        if not float(rank) > 0:
-            raise RankError(f"{layout.name} rank={rank} as a fraction of the dense entries must be above 0.")
+        if not 0 < float(rank) < inf:
+            raise RankError(f"{layout.name} rank={rank} as a fraction of the dense entries must be above 0 and finite.")
+        if looks_like_a_count(rank):
+            raise RankError(
+                f"{layout.name} rank={rank} is a float: {float(rank):g} times the dense entries. "
+                f"For that rank give an int: {int(float(rank))}."
+            )
         return ranks_within(layout, int(float(rank) * layout.dense_size))
     if isinstance(rank, Mapping):
         return _from_mapping(layout, rank)

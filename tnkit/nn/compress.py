@@ -139,8 +139,9 @@ def compress(
         model: any module.
         target: limits; a bare number is `Budget(params=…)`. Under params, bytes and flops an int is a count and a float
             a fraction of the layers in scope. `max_error` bounds each layer's relative error. `max_drop` is of
-            `eval_fn`'s value: the smallest model within it is sought, in steps of 5 %. Under `latency_ms` it is the
-            largest model that is fast enough on the first batch, and layers that are not measured faster stay dense.
+            `eval_fn`'s value: the smallest model within it is sought, in steps of 5 %. Under `latency_ms`, of
+            the first batch, layers are timed at several sizes and time is shared out like parameters, to where it gains
+            most; layers that are not measured faster stay dense.
             None where every rule fixes its layers.
         calib: iterable of batches (a tensor, a tuple of arguments or a Mapping of keyword arguments each); the fit is
             then weighted by what the layers' inputs are. None fits the weights alone.

@@ -18,6 +18,7 @@ from torch import nn
 from tnkit.errors import BudgetError
 from tnkit.nn.build import build, example_input, forwards_ms
 from tnkit.nn.choice import Choice
+from tnkit.nn.clock import shape_key
 from tnkit.nn.plan import Outcome
 from tnkit.nn.specs import Ints
 
@@ -55,7 +56,7 @@ def faster_rows(choices: Sequence[Choice], race: Race = measured) -> tuple[Ints,
     known: dict[Hashable, Ints] = {}
     found = []
     for choice in choices:
-        key = _key(choice)
+        key = shape_key(choice)
         if key is None:
             found.append(np.arange(len(choice.params)))
             continue
@@ -102,7 +103,7 @@ def confirmed(
         if not lost:
             break
         for k, choice in enumerate(choices):
-            rivals = [choices[j].params[found.rows[j]] for j in lost if _key(choices[j]) == _key(choice)]
+            rivals = [choices[j].params[found.rows[j]] for j in lost if shape_key(choices[j]) == shape_key(choice)]
             if rivals:
                 least = min(rivals) if attempt < PLANS else 0
                 allowed[k] = allowed[k][choice.params[allowed[k]] < least]
@@ -111,20 +112,13 @@ def confirmed(
 
 def _wins(choice: Choice, row: int, found: Outcome, known: dict[Hashable, bool], race: Race) -> bool:
     """Whether this layer of a plan is faster; measured once for each shape and size."""
-    shape = _key(choice)
+    shape = shape_key(choice)
     if shape is None:
         return True
     key = (shape, row)
     if key not in known:
         known[key] = race(choice, found.layers[choice.item.name], SURE) <= SHARE
     return known[key]
-
-
-def _key(choice: Choice) -> Hashable | None:
-    """What decides the time of a layer, or None where no input was seen."""
-    if choice.seen is None or not choice.seen.shape:
-        return None
-    return type(choice.item.layer), choice.weight.shape, choice.weight.dtype, choice.seen.shape, choice.item.spec
 
 
 def _rows(choice: Choice, race: Race) -> Ints:

@@ -119,10 +119,17 @@ def hollow_(model: nn.Module, structure: Mapping[str, Any]) -> nn.Module:
             does not have, such as another model's head, are passed over.
 
     Raises:
-        ShapeError: another kind of layer under one of the names.
+        ShapeError: another kind of layer under one of the names, or one that cannot be opened.
     """
     there = opened_layers(model, root=False)
     wanted = {_here(model, name) for name in structure["opened"]}
+    strange = sorted(n for n in wanted if n is not None and n not in there and not _is_open_at(model, n))
+    if strange:
+        raise ShapeError(
+            f"config.json says that {', '.join(strange[:3])} of this {type(model).__name__} hold several matrices, "
+            "each as a layer of its own, and they cannot be opened here. Load it with the version of transformers "
+            "that wrote it."
+        )
     if wanted:
         swap_(model, {name: layer for name, layer in there.items() if name in wanted})
     places = {name: _here(model, name) for name in structure["layers"]}

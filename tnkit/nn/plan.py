@@ -15,6 +15,7 @@ from tnkit.nn.allocate import Ladder, allocate, allocate_uniform
 from tnkit.nn.build import build, layer_report, with_twins
 from tnkit.nn.calibrate import Calibration
 from tnkit.nn.choice import Choice, least_cost
+from tnkit.nn.clock import Curve, Stopwatch, curves, raced
 from tnkit.nn.measure import EvalFn, model_ms, score_of
 from tnkit.nn.report import LayerReport
 from tnkit.nn.specs import Ints
@@ -23,8 +24,10 @@ from tnkit.nn.surgery import n_params, replaced
 __all__ = ["Allocation", "Outcome", "Plan", "require_sizes"]
 
 Allocation: TypeAlias = Literal["greedy", "uniform"]
-#: Limits that are measured (max_drop, latency_ms) are met in steps of this share of the parameters.
+#: A limit on what is lost (max_drop) is met in steps of this share of the parameters.
 SHARES = tuple(round(1.0 - 0.05 * k, 2) for k in range(1, 20))
+#: Whole models that are measured for a limit of time, and the shares of it that are aimed at and near enough.
+TRIES, AIM, NEAR = 8, 0.98, 0.95
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -104,6 +107,8 @@ class Plan:
         score_before: its value for the dense model.
         timed: whether layers are timed for the report.
         allowed: for each choice the rows of its grid that may be taken; None for all.
+        watch: measures layers, where time is a limit.
+        times: what it found, by choice.
     """
 
     model: nn.Module
@@ -115,6 +120,8 @@ class Plan:
     score_before: float | None
     timed: bool
     allowed: tuple[Ints, ...] | None = None
+    watch: Stopwatch = raced
+    times: tuple[Curve, ...] = ()
 
     def search(self) -> Outcome:
         """The layers that keep to every limit.
@@ -128,13 +135,17 @@ class Plan:
             return self._smallest_within(self.budget.max_drop)
         return self.outcome(None)
 
-    def outcome(self, share: float | None, *, guard: bool = False) -> Outcome:
-        """Layers and reports with at most this share of the parameters; with `guard`, slower layers stay dense."""
+    def outcome(self, share: float | None, *, ms: float | None = None) -> Outcome:
+        """Layers and reports with at most this share of the parameters.
+
+        With `ms` the layers together take at most so many milliseconds by `times`, and slower ones stay dense.
+        """
+        guard = ms is not None
         layers: dict[str, nn.Module] = {}
         reports: list[LayerReport] = []
         rows: list[int] = []
-        for place, (choice, row) in enumerate(zip(self.choices, self.rows(share), strict=True)):
-            built = None if row < 0 else build(choice, self._confirmed(place, row))
+        for place, (choice, row) in enumerate(zip(self.choices, self.rows(share, ms), strict=True)):
+            built = None if row < 0 else build(choice, self._confirmed(place, row, ms))
             report = layer_report(choice, built, timed=self.timed or guard)
             if guard and report.ms_before is not None and report.ms_after is not None:
                 if report.ms_after >= report.ms_before:
@@ -148,13 +159,13 @@ class Plan:
             rows.append(-1 if built is None else built.row)
         return Outcome(layers, tuple(reports), tuple(rows))
 
-    def rows(self, share: float | None) -> list[int]:
+    def rows(self, share: float | None, ms: float | None = None) -> list[int]:
         """The row of each layer's grid, or −1 for dense.
 
         Raises:
             BudgetError: the limits cannot be met.
         """
-        resources = self._resources(share)
+        resources = self._resources(share, ms)
         if not resources:
             params = Resource("parameters", tuple(c.params for c in self.choices), self._dense(), sum(self._dense()))
             return [int(ladder.choice[0]) for ladder in self._ladders(params)]
@@ -162,13 +173,13 @@ class Plan:
             return self._spend(self._ladders(resources[0]), resources[0].limit, resources[0].unit)
         return self._spend_jointly(resources)
 
-    def _confirmed(self, place: int, row: int) -> int:
+    def _confirmed(self, place: int, row: int, ms: float | None) -> int:
         """The row that stands after a look at what was kept apart, where the budget chose it."""
         choice = self.choices[place]
         spec = choice.item.spec
         if not spec.is_free() or choice.grid.n_params[row] + choice.extra >= choice.dense_params:
             return row
-        costs = [r.costs[place] for r in self._resources(None)] or [choice.params]
+        costs = [r.costs[place] for r in self._resources(None, ms)] or [choice.params]
         allowed = np.flatnonzero(np.logical_and.reduce([cost <= cost[row] for cost in costs]))
         allowed = allowed if self.allowed is None else np.intersect1d(allowed, self.allowed[place])
         return spec.confirmed(choice.view, choice.weight, row, choice.metric, choice.error, allowed)
@@ -228,7 +239,7 @@ class Plan:
                 high = middle
         return best
 
-    def _resources(self, share: float | None) -> list[Resource]:
+    def _resources(self, share: float | None, ms: float | None = None) -> list[Resource]:
         """Every limit on size."""
         budget, found, dense = self.budget, [], self._dense()
         shares = [x for x in (share, budget.params) if x is not None]
@@ -242,6 +253,8 @@ class Plan:
             found.append(Resource("bytes", costs, whole, count(budget.bytes, sum(whole))))
         if budget.flops is not None:
             found.append(self._flops(budget.flops))
+        if ms is not None:
+            found.append(self._time(ms))
         return found
 
     def _flops(self, limit: int | float) -> Resource:
@@ -282,28 +295,59 @@ class Plan:
             )
         return best
 
+    def _time(self, ms: float) -> Resource:
+        """What layers take by the clock, tied ones once each; what is not smaller costs as the dense layer."""
+        costs, dense = [], []
+        for choice, curve in zip(self.choices, self.times, strict=True):
+            calls = 1 + len(choice.item.tied)
+            smaller = choice.params < choice.dense_params
+            taken = np.where(smaller, np.minimum(curve.ms, curve.dense_ms), curve.dense_ms)
+            costs.append(np.ceil(1e6 * calls * taken).astype(np.int64))
+            dense.append(int(np.ceil(1e6 * calls * curve.dense_ms)))
+        return Resource("nanoseconds of the layers", tuple(costs), tuple(dense), max(1, int(1e6 * ms)))
+
     def _fast_enough(self, latency_ms: float) -> Outcome:
-        """The largest model that is fast enough on the first batch; layers that are not faster stay dense."""
+        """The best model that is fast enough on the first batch: time goes where it gains most.
+
+        The layers get what the rest of the model leaves of the limit; whole models are measured to see what that is.
+        """
         assert self.calibration is not None
-        fastest, drop = float("inf"), ""
-        for share in self._possible_shares()[::2]:
-            tried = self.outcome(share, guard=True)
-            made = replaced(self.model, tried.layers)
-            ms = model_ms(made, self.calibration.first_batch)
-            fastest = min(fastest, ms)
-            if ms > latency_ms or not self._keeps_sizes(tried):
+        plan = replace(self, times=curves(self.choices, self.watch))
+        whole = sum(plan._time(1.0).dense) / 1e6
+        low, high = 0.0, whole
+        aim = min(whole, max(whole + latency_ms - model_ms(self.model, self.calibration.first_batch), 0.02 * whole))
+        best, fastest, why = None, float("inf"), ""
+        for _ in range(TRIES):
+            try:
+                tried = plan.outcome(None, ms=aim)
+            except BudgetError as error:
+                low, why = aim, f" ({error})"
+                aim = (low + high) / 2
                 continue
-            if self.budget.max_drop is None:
-                return tried
-            tried = self._scored(tried)
-            if self._drop(tried) <= self.budget.max_drop:
-                return tried
-            drop = f", and eval_fn then drops by {self._drop(tried):.4g}"
-            break  # smaller models drop more
-        raise BudgetError(
-            f"compress: no model within the limits takes latency_ms={latency_ms} or less on the first batch; "
-            f"the fastest that was measured takes {fastest:.3g} ms{drop}. Loosen a limit."
-        )
+            ms = model_ms(replaced(self.model, tried.layers), self.calibration.first_batch)
+            fastest = min(fastest, ms)
+            if ms <= latency_ms and self._keeps_sizes(tried):
+                best, low = tried, aim
+                if ms >= NEAR * latency_ms or aim >= whole:
+                    break
+            else:
+                high = aim
+            step = aim + AIM * latency_ms - ms
+            aim = step if low < step < high else (low + high) / 2
+        if best is None:
+            raise BudgetError(
+                f"compress: no model within the limits takes latency_ms={latency_ms} or less on the first batch; "
+                f"the fastest that was measured takes {fastest:.3g} ms{why}. Loosen a limit."
+            )
+        if self.budget.max_drop is None:
+            return best
+        best = self._scored(best)
+        if self._drop(best) > self.budget.max_drop:
+            raise BudgetError(
+                f"compress: the best model that takes latency_ms={latency_ms} or less drops by "
+                f"{self._drop(best):.4g}, above max_drop={self.budget.max_drop}. Loosen a limit."
+            )
+        return best
 
     def _scored(self, tried: Outcome) -> Outcome:
         assert self.eval_fn is not None

@@ -16,7 +16,7 @@ import math
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -40,6 +40,8 @@ WORSE, NOISE, SLOWER = 1.1, 3.0, 0.3
 MATCHED = (1.0, 0.5, 0.2)
 #: At most about so many batches are held out, matched with in each sweep, and looked at for the inputs' moments.
 HELD_OUT, MATCHING, WHITENING = 16, 64, 16
+#: Of a limit of time matching takes at most this share; no step begins where there is less left than so many take.
+MATCHING_SHARE, SPARE = 1 / 3, 2.0
 #: With altered copies, batches of text are at least about so many, as long as there are steps for them.
 TEXTS = 256
 
@@ -113,7 +115,8 @@ def recover(
             closed form; 0 for none. All change at once, so several shares of the way are tried; a pass of which none
             makes the held-out error smaller is undone, and is the last.
         max_steps: training steps after that, one batch each; 0 for none.
-        time_limit_s: in seconds, or None.
+        time_limit_s: in seconds for the whole call, matching and validation included, or None. The last validation
+            begins while there is time for it; matching takes at most a third.
         rate: of steps at its highest, as a share of what is changed: .003 changes each coordinate of a factor by at
             most .3 % of their root mean square in a step. It rises for the first twentieth and falls like a cosine.
             Where a validation is worse than the best by more than what its rate explains (four times at the highest, a
@@ -160,18 +163,17 @@ def recover(
     _check(model, match_sweeps, max_steps, highest, block_weight)
     if copies is not None and copies < 0:
         raise OptionError(f"recover: copies={copies} is negative. Use 0 for none, or a number for each batch.")
+    clock = _Clock(time.perf_counter(), math.inf if time_limit_s is None else time_limit_s)
     train, held_out = _split(calib, validation)
     student = model if inplace else copy.deepcopy(model)
     lesson = Lesson(student, teacher, blocks_of(student) if block_weight > 0 else [], block_weight)
-    start = time.perf_counter()
     with _only_factors(student) as parameters:
-        matched = _match(lesson, train, held_out, match_sweeps)
-        limit = None if time_limit_s is None else max(time_limit_s - (time.perf_counter() - start), 1e-6)
+        matched = _match(lesson, train, held_out, match_sweeps, clock)
         adam = _adam(student, parameters, train if max_steps else [], learning_rate is None)
-        schedule = _Schedule(max_steps, limit, highest)
         train = _with_copies(train, copies, max_steps, rng)
+        schedule = _Schedule(max_steps, highest, clock, clock.spent())
         report = _train(lesson, adam, parameters, train, held_out, schedule, rng, matched)
-    return student, replace(report, elapsed_s=time.perf_counter() - start)
+    return student, report
 
 
 def blocks_of(model: nn.Module) -> list[str]:
@@ -238,18 +240,41 @@ def _only_factors(model: nn.Module) -> Iterator[list[nn.Parameter]]:
             p.grad = None
 
 
+@dataclass(slots=True)
+class _Clock:
+    """Seconds since the call, and how long the latest validation took: so much is kept back for the last one."""
+
+    start: float
+    limit_s: float
+    validation_s: float = 0.0
+
+    def spent(self) -> float:
+        return time.perf_counter() - self.start
+
+    def validated(self, lesson: Lesson, held_out: list[Any]) -> float:
+        """The held-out error."""
+        start = self.spent()
+        error = lesson.error(held_out)
+        self.validation_s = self.spent() - start
+        return error
+
+
 @dataclass(frozen=True, slots=True)
 class _Schedule:
-    """How long, and how fast."""
+    """How long, and how fast; `began_s` on the clock is where the steps begin."""
 
     max_steps: int
-    time_limit_s: float | None
     highest: float
+    clock: _Clock
+    began_s: float
 
-    def progress(self, step: int, spent_s: float) -> float:
-        """The share of the steps or of the time that is gone, whichever is more."""
+    def progress(self, step: int) -> float:
+        """The share of the steps or of the time for them that is gone, whichever is more."""
         steps = 1.0 if step >= self.max_steps else step / self.max_steps
-        return max(steps, 0.0 if self.time_limit_s is None else spent_s / self.time_limit_s)
+        took = self.clock.spent() - self.began_s
+        each = took / max(step, 1)
+        left = self.clock.limit_s - self.clock.spent() - self.clock.validation_s
+        return 1.0 if left <= SPARE * each else max(steps, took / (took + left))
 
     def share(self, progress: float) -> float:
         """Of the highest rate: it rises for a twentieth, then falls like a cosine."""
@@ -262,14 +287,18 @@ def _some(batches: list[Any], count: int) -> list[Any]:
     return batches[:: max(1, -(-len(batches) // count))]
 
 
-def _match(lesson: Lesson, train: list[Any], held_out: list[Any], sweeps: int) -> list[float]:
+def _match(lesson: Lesson, train: list[Any], held_out: list[Any], sweeps: int, clock: _Clock) -> list[float]:
     """The held-out error at first and after each pass of matching that made it smaller."""
     layers = matchable(lesson.student, lesson.teacher)
-    errors = [lesson.error(held_out)]
-    for _ in range(sweeps if layers else 0):
+    errors = [clock.validated(lesson, held_out)]
+    for sweep in range(sweeps if layers else 0):
+        until = clock.spent() + (MATCHING_SHARE * clock.limit_s - clock.spent()) / (sweeps - sweep)
+        until -= len(MATCHED) * clock.validation_s
+        if clock.spent() >= until:
+            break
         kept = {name: copy.deepcopy(layer.state_dict()) for name, layer in layers.items()}
-        found = matches(lesson.student, lesson.teacher, _some(train, MATCHING))
-        tried = {share: _after(lesson, found, share, held_out) for share in MATCHED}
+        found = matches(lesson.student, lesson.teacher, _while_time(_some(train, MATCHING), clock, until))
+        tried = {share: _after(lesson, found, share, held_out, clock) for share in MATCHED}
         share = min(tried, key=tried.__getitem__)
         if not tried[share] < errors[-1]:
             for name, layer in layers.items():
@@ -281,11 +310,19 @@ def _match(lesson: Lesson, train: list[Any], held_out: list[Any], sweeps: int) -
     return errors
 
 
-def _after(lesson: Lesson, found: list[Match], share: float, held_out: list[Any]) -> float:
+def _while_time(batches: list[Any], clock: _Clock, until: float) -> Iterator[Any]:
+    """In an order that says nothing of their kind: where time ends, any part of them stands for all."""
+    for k in torch.randperm(len(batches), generator=torch.Generator().manual_seed(0)).tolist():
+        if clock.spent() >= until:
+            return
+        yield batches[k]
+
+
+def _after(lesson: Lesson, found: list[Match], share: float, held_out: list[Any], clock: _Clock) -> float:
     """The error where each layer goes this share of the way."""
     for match in found:
         match.put_(share)
-    error = lesson.error(held_out)
+    error = clock.validated(lesson, held_out)
     return error if math.isfinite(error) else math.inf
 
 
@@ -313,13 +350,12 @@ def _train(
     matched: list[float],
 ) -> RecoverReport:
     """Steps of Adam; whatever ends them, the parameters then hold the best validated state."""
-    start = time.perf_counter()
     best = matched[-1]
     kept = [p.detach().clone() for p in parameters]
     history = [(0, error) for error in matched]
     order = torch.Generator().manual_seed(rng)
     queue: list[int] = []
-    step, progress, due, pace = 0, schedule.progress(0, 0.0), 0.02, 1.0
+    step, progress, due, pace = 0, schedule.progress(0), 0.02, 1.0
     try:
         while progress < 1.0:
             queue = queue or torch.randperm(len(train), generator=order).tolist()
@@ -329,10 +365,11 @@ def _train(
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             adam.step(pace * schedule.highest * schedule.share(progress))
             step += 1
-            progress = schedule.progress(step, time.perf_counter() - start)
+            progress = schedule.progress(step)
             if progress >= due:
-                due = min(progress + (0.03 if progress < 0.08 else 0.1), 1.0)
-                history.append((step, lesson.error(held_out)))
+                due = progress + (0.03 if progress < 0.08 else 0.1)
+                due = due if due < 0.95 else 1.0
+                history.append((step, schedule.clock.validated(lesson, held_out)))
                 if history[-1][1] < best:  # a NaN is not
                     best, kept = history[-1][1], [p.detach().clone() for p in parameters]
                 elif not history[-1][1] < (WORSE + NOISE * pace * schedule.share(progress)) * best:
@@ -341,4 +378,4 @@ def _train(
                     pace *= SLOWER
     finally:
         _put(parameters, kept)
-    return RecoverReport(matched[0], best, tuple(history), step, time.perf_counter() - start)
+    return RecoverReport(matched[0], best, tuple(history), step, schedule.clock.spent())

@@ -104,6 +104,8 @@ def find_scope(
         asked = rules[rule] if rule is not None else None if own is None else default(own)
         if reason is not None:
             left[name] = reason
+        elif kind is None and rule is None and (stacks := _stacks(layer)):
+            left[name] = f"its stacked matrices {stacks} are used in a way that is not known"
         elif known and asked is None:
             left[name] = f"excluded by rule {rule!r}" if rule is not None else "compressed only where a rule names it"
         elif known and asked is not None:
@@ -119,6 +121,12 @@ def find_scope(
             "embeddings are where a rule names them."
         )
     return Scope(tuple(items), left)
+
+
+def _stacks(layer: nn.Module) -> str:
+    """The names and shapes of several matrices in one parameter, as experts are held; "" where there are none."""
+    found = {n: tuple(p.shape) for n, p in layer._parameters.items() if isinstance(p, Tensor) and p.ndim == 3}
+    return ", ".join(f"{n} {shape}" for n, shape in found.items() if min(shape) > 1)
 
 
 def _require_rules(model: nn.Module, rules: Rules, who: str) -> None:

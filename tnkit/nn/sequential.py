@@ -26,6 +26,7 @@ from torch.utils.hooks import RemovableHandle
 from tnkit.nn.batches import attention_mask, evaluating, run_batch
 from tnkit.nn.build import Built, as_weight, relative_error
 from tnkit.nn.choice import Choice
+from tnkit.nn.opening import OpenExperts
 from tnkit.nn.outputs import Outputs, felt_outputs
 from tnkit.nn.plan import Outcome
 from tnkit.nn.stats import InputStats
@@ -60,16 +61,18 @@ class _Moments:
         self.cross += other.cross
 
 
-def correctable(choices: Sequence[Choice], rows: Sequence[int]) -> dict[str, tuple[Choice, int]]:
+def correctable(choices: Sequence[Choice], rows: Sequence[int], model: nn.Module) -> dict[str, tuple[Choice, int]]:
     """Compressed layers whose rows are the inputs of their outputs one by one, and that stand alone, by name.
 
-    A model that is one layer has none before it to correct for.
+    A model that is one layer has none before it to correct for. Of experts two models need not be given the same rows.
     """
+    routed = [f"{name}." for name, m in model.named_modules() if isinstance(m, OpenExperts)]
     return {
         c.item.name: (c, row)
         for c, row in zip(choices, rows, strict=True)
         if row >= 0
         and c.item.name
+        and not c.item.name.startswith(tuple(routed))
         and not c.item.tied
         and c.item.recipe.reading in ("matrix", "patches")
         and c.metric.inputs is not None
@@ -108,7 +111,7 @@ def corrected(
     Cost:
         For each layer and sweep a forward pass of both models, as far as that layer, over the batches, and a fit.
     """
-    places = correctable(choices, found.rows)
+    places = correctable(choices, found.rows, model)
     if not places or sweeps < 1:
         return found
 

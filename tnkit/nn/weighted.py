@@ -117,15 +117,16 @@ def weighted_basis(weight: Tensor, gram: Tensor | None = None, row_weight: Tenso
         DTypeError: a dtype that is not real floating point.
 
     Cost:
-        O(mn·min(m, n)) and an eigendecomposition of G where m > n; float64 throughout.
+        O(mn·min(m, n)) and an eigendecomposition of G where m > n; float64 throughout. Without a metric a weight of a
+        shorter type is analysed by its Gram matrix, which in float64 holds all that the weight says.
     """
     w = _checked(weight, gram, row_weight)
     rows = RowMetric.of(row_weight, w)
     scaled = rows.apply(w)  # F^½ W, (m, n)
-    if gram is None:
+    if gram is None and weight.dtype == torch.float64:
         u, s, _ = torch.linalg.svd(scaled, full_matrices=False)
         return WeightedBasis(u, s, rows, w)
-    u, s = _seen_directions(scaled, gram.detach().to(w))
+    u, s = _directions(scaled) if gram is None else _seen_directions(scaled, gram.detach().to(w))
     return WeightedBasis(*_completed(u, s, scaled), rows, w)
 
 
@@ -191,6 +192,18 @@ def _checked(weight: Tensor, gram: Tensor | None, row_weight: Tensor | None) -> 
     return weight.detach().to(torch.float64)
 
 
+def _directions(scaled: Tensor) -> tuple[Tensor, Tensor]:
+    """Left singular vectors and values that stand above rounding, and zeros for the others."""
+    m, n = scaled.shape
+    if m <= n:
+        energy, vectors = torch.linalg.eigh(scaled @ scaled.mT)
+        u, s = vectors.flip(-1), energy.flip(-1).clamp_min(0).sqrt()
+    else:
+        u, s = _by_gram(scaled)
+    floor = s[0] * (torch.finfo(s.dtype).eps * max(m, n)) ** 0.5
+    return u, torch.where(s > floor, s, 0.0)
+
+
 def _seen_directions(scaled: Tensor, gram: Tensor) -> tuple[Tensor, Tensor]:
     """Left singular vectors and values of scaled · G^½ that stand above rounding, and zeros for the others."""
     m, n = scaled.shape
@@ -214,6 +227,11 @@ def _left_vectors(x: Tensor) -> tuple[Tensor, Tensor]:
     if x.shape[0] < 8 * x.shape[1]:
         u, s, _ = torch.linalg.svd(x, full_matrices=False)
         return u, s
+    return _by_gram(x)
+
+
+def _by_gram(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Left singular vectors and values of a tall matrix, down to √eps of the largest."""
     energy, v = torch.linalg.eigh(x.mT @ x)
     s = energy.flip(-1).clamp_min(0).sqrt()
     return torch.linalg.qr(x @ v.flip(-1))[0], s

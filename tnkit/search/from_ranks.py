@@ -24,20 +24,23 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from math import prod
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
+from tnkit.search.clear_ranks import clear_ranks
 from tnkit.search.cut_needs import needs, stands_out
 from tnkit.search.graph import Graph
 from tnkit.search.greedy import GreedyTN, lowered
 from tnkit.search.loops import LoopSearch
 from tnkit.search.matched import matched_graphs
-from tnkit.search.objective import Trial
+from tnkit.search.objective import DenseObjective, Trial
 from tnkit.search.proposer import STRATEGIES, Conversation, Proposal, Proposer, Setting
 
 __all__ = ["MatchedSearch"]
 
 _MOST = 8  # modes
-_LARGEST = 64  # rank of a cut, beyond which no graph of small bonds is to be expected
+_LARGEST = 64  # rank of a cut, beyond which no graph of small bonds is to be expected where no gap says so
+
+_Ranks: TypeAlias = "dict[int, int]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,24 +122,47 @@ class MatchedSearch(Proposer):
         return trial if made is None else made
 
     def graphs(self, setting: Setting) -> Iterator[Graph]:
-        """Of the ranks that stand out, then of those that eps needs, then of what is in between."""
-        low = needs(setting.objective)
-        high = stands_out(setting.objective, low)
-        if max(low.values()) > _LARGEST:
-            return
-        control, allowed = setting.objective.control, setting.objective.max_params
-        below = prod(setting.shape) if allowed is None else min(prod(setting.shape), allowed + 1)
-        seen, d = set[str](), len(setting.shape)
-        last = 2**d - 1
-        shape, ranks = setting.shape, tuple(high.get(1 << k, high.get(last - (1 << k), 1)) for k in range(d))
-        loose = {mask: rank + rank // 4 for mask, rank in high.items()}  # a few ranks are below the least cut
-        kinds = ((high, high, shape), (high, high, ranks), (low, low, shape), (low, high, shape), (high, loose, ranks))
-        for least, most, legs in kinds:
+        """Of the ranks above a gap, of those that stand out, of those that eps needs, then of what is in between."""
+        objective, shape = setting.objective, setting.shape
+        control, allowed = objective.control, objective.max_params
+        below = prod(shape) if allowed is None else min(prod(shape), allowed + 1)
+        seen = set[str]()
+        for least, most, legs in self.kinds(setting):
             found = matched_graphs(shape, least, most, legs=legs, below=below, control=control)
             for graph in found[: self.candidates]:
                 if graph.key not in seen and len(seen) < 2 * self.candidates:
                     seen.add(graph.key)
                     yield graph
+
+    def kinds(self, setting: Setting) -> Iterator[tuple[_Ranks, _Ranks, tuple[int, ...]]]:
+        """Ways to read the ranks: for all cuts the least and the most, and the ranks of the modes."""
+        objective, shape = setting.objective, setting.shape
+        if isinstance(objective, DenseObjective) and objective.eps:
+            for clear in clear_ranks(objective.x, objective.norm, objective.eps, control=objective.control):
+                yield clear, clear, shape
+                yield clear, _loose(clear), shape
+                yield clear, clear, _legs(clear, len(shape))
+                yield clear, _loose(clear), _legs(clear, len(shape))
+        low = needs(objective)
+        if max(low.values()) > _LARGEST:
+            return
+        high = stands_out(objective, low)
+        yield high, high, shape
+        yield high, high, _legs(high, len(shape))
+        yield low, low, shape
+        yield low, high, shape
+        yield high, _loose(high), _legs(high, len(shape))
+
+
+def _legs(ranks: _Ranks, d: int) -> tuple[int, ...]:
+    """Of the modes."""
+    last = 2**d - 1
+    return tuple(ranks.get(1 << k, ranks.get(last - (1 << k), 1)) for k in range(d))
+
+
+def _loose(ranks: _Ranks) -> _Ranks:
+    """A few ranks are below the least cut of their network."""
+    return {mask: rank + rank // 4 for mask, rank in ranks.items()}
 
 
 def _size(graph: Graph) -> int:

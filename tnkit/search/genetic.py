@@ -4,9 +4,11 @@ A population of graphs, each the upper half of a matrix of ranks. Its fitness is
 λ times the error (where eps is asked: what is above it). The fittest live on; the others give way to children of two
 parents: a child has the ranks of one, and those at some nodes of the other. Some of its bonds are drawn anew.
 
-In the paper every graph is fitted from noise; here a child starts from the tensors of its first parent where warm
-starts are on (and only what promises after some sweeps is fitted to the end, `raced`), and graphs that the cuts forbid
-are not fitted.
+In the paper the first graphs have random ranks, and every graph is fitted from noise. Here the first graphs have random
+bonds and the least ranks on them that the cuts admit, and children that a cut forbids grow until none does, so that no
+fit is spent on what cannot reach eps. Where warm starts are on, the first graphs start from the tensors of the smallest
+of them and a child from those of its first parent, and only what promises after some sweeps is fitted to the end
+(`raced`).
 
 Reference: Li & Sun, Evolutionary Topology Search for Tensor Network Decomposition, ICML 2020.
 
@@ -25,14 +27,19 @@ from itertools import combinations
 from math import inf, prod
 from typing import ClassVar
 
+import numpy as np
 import torch
 
+from tnkit.search.cut_needs import needs
 from tnkit.search.graph import Bond, Graph
+from tnkit.search.least_ranks import least_ranks
 from tnkit.search.objective import Trial
 from tnkit.search.proposer import STRATEGIES, Conversation, Proposal, Proposer, Setting
 from tnkit.search.raced import raced
 
 __all__ = ["TNGA"]
+
+_STARTS = 3  # of the first fit, from whose tensors the others start
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +71,15 @@ class TNGA(Proposer):
     def propose(self, setting: Setting) -> Conversation:
         """See `Proposer.propose`."""
         bonds = list(combinations(range(len(setting.shape)), 2))
-        graphs: list[tuple[Graph, Trial | None]] = [
-            (self.drawn(setting, bonds, [1] * len(bonds), self.density), None) for _ in range(self.population)
-        ]
+        drawn = [self.drawn(setting, bonds, [1] * len(bonds), self.density) for _ in range(self.population)]
+        first = sorted(self.admitted(drawn, setting, least=True).values(), key=lambda g: g.n_params)
         known: dict[str, Trial] = {}
+        begun: Trial | None = None
+        if setting.objective.warm:
+            (begun,) = yield [Proposal(first[0], steps=self.steps, starts=_STARTS)]
+            known = {} if begun is None else {begun.graph.key: begun}
+        asked: list[tuple[Graph, Trial | None]] = [(g, begun) for g in first if g.key not in known]
         for _ in range(self.generations):
-            asked = [(g, parent) for g, parent in graphs if self.hopeful(g, setting)] or graphs
             proposals = [Proposal(g, parent, steps=self.steps) for g, parent in asked]
             trials = yield from raced(setting, proposals, finalists=max(2, self.population // 6))
             known |= {t.graph.key: t for t in trials}
@@ -78,12 +88,24 @@ class TNGA(Proposer):
             alive = sorted(known.values(), key=lambda t: self.fitness(t, setting))
             alive = alive[: max(2, round(self.survivors * self.population))]
             known = {t.graph.key: t for t in alive}
-            graphs = [self.child(alive, bonds, setting) for _ in range(self.population - len(alive))]
+            children = [self.child(alive, bonds, setting) for _ in range(self.population - len(alive))]
+            parents = {g.key: parent for g, parent in children}
+            grown = self.admitted([g for g, _ in children], setting)
+            asked = [(g, parents[key]) for key, g in grown.items()]
 
-    def hopeful(self, graph: Graph, setting: Setting) -> bool:
-        """Whether the cuts admit eps."""
-        eps = setting.objective.eps
-        return eps is None or setting.objective.bound(graph) <= eps
+    def admitted(self, graphs: list[Graph], setting: Setting, *, least: bool = False) -> dict[str, Graph]:
+        """By the key of each graph the one that no cut forbids eps: grown, or with the least ranks on its bonds."""
+        objective, d = setting.objective, len(setting.shape)
+        unique = {g.key: g for g in graphs}
+        if objective.eps is None or objective.cuts is None:
+            return unique
+        wanted, bonds = needs(objective), list(combinations(range(d), 2))
+        found = dict[str, Graph]()
+        for key, graph in unique.items():
+            ranks = np.array([[graph.rank(bond) for bond in bonds]], dtype=float)
+            made = least_ranks(graph.shape, wanted, ranks > 1, None if least else ranks)
+            found.update((key, g) for g in made)
+        return found or unique
 
     def fitness(self, trial: Trial, setting: Setting) -> float:
         """To be least."""

@@ -17,26 +17,22 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import combinations, product
-from math import inf
+from itertools import combinations
 from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tnkit.search.cut_needs import needs
-from tnkit.search.graph import Bond, Graph
 from tnkit.search.greedy import lowered
+from tnkit.search.least_ranks import MOST_RANK, least_nearby, least_ranks
 from tnkit.search.objective import Trial
 from tnkit.search.proposer import STRATEGIES, Conversation, Proposal, Proposer, Setting
 
-__all__ = ["LoopSearch", "least_nearby", "least_ranks", "unicyclic"]
+__all__ = ["LoopSearch", "unicyclic"]
 
 _MOST = 6  # modes up to which all graphs are made
-_NEAR = 3  # by how much ranks differ from the first ones that were found
-_LARGEST = 64  # rank of a cut, beyond which growth one by one takes too long
 
 Array: TypeAlias = "NDArray[Any]"
 
@@ -66,7 +62,7 @@ class LoopSearch(Proposer):
         if objective.cuts is None or objective.eps is None or not 3 <= d <= _MOST:
             return
         ranks = needs(objective)
-        if max(ranks.values()) > _LARGEST:
+        if max(ranks.values()) > MOST_RANK:
             return
         first = sorted(least_ranks(setting.shape, ranks, unicyclic(d)), key=lambda g: g.n_params)
         nearby = [g for graph in first[: 3 * self.width] for g in least_nearby(graph, ranks)]
@@ -117,92 +113,6 @@ def unicyclic(d: int) -> Array:
             row[list(chosen)] = True
             rows.append(row)
     return np.array(rows)
-
-
-def least_ranks(shape: tuple[int, ...], ranks: dict[int, int], graphs: Array) -> list[Graph]:
-    """For each graph small ranks whose products over every cut are at least those that are needed.
-
-    Ranks are raised where that mends most for its size, then lowered as far as all cuts admit; for all graphs at once.
-
-    Args:
-        shape: of the modes.
-        ranks: needed, by set of modes.
-        graphs: (graphs, bonds), from `unicyclic` or any others.
-
-    Returns:
-        Those that can meet all needs.
-    """
-    d = len(shape)
-    bonds: list[Bond] = list(combinations(range(d), 2))
-    masks = list(ranks)
-    crossing = np.array([[(m >> a & 1) != (m >> b & 1) for a, b in bonds] for m in masks])  # (cuts, bonds)
-    wanted = np.log([ranks[m] for m in masks]) - 1e-9
-    holds = np.array([[k in bond for bond in bonds] for k in range(d)])  # (nodes, bonds)
-    sizes = np.array(shape, dtype=float)
-    logs = np.where(graphs, np.log(2.0), 0.0)
-
-    def missing(logs: Array) -> Array:
-        lack: Array = np.clip(wanted - logs @ crossing.T, 0, None)
-        return lack
-
-    def entries(logs: Array) -> Array:
-        found: Array = np.exp(logs @ holds.T) @ sizes
-        return found
-
-    live = ~((missing(np.where(graphs, np.log(float(_LARGEST)), 0.0)) > 0).any(1))
-    graphs, logs = graphs[live], logs[live]
-    for _ in range(40 * len(bonds)):
-        lacking = missing(logs)
-        open_rows = np.flatnonzero(lacking.sum(1) > 0)
-        if not len(open_rows):
-            break
-        best, at = np.full(len(open_rows), -inf), np.zeros(len(open_rows), dtype=int)
-        size = entries(logs[open_rows])
-        for j in range(len(bonds)):
-            more = logs[open_rows].copy()
-            more[:, j] = np.log(np.round(np.exp(more[:, j])) + 1)
-            mended = lacking[open_rows].sum(1) - missing(more).sum(1)
-            worth = np.where(graphs[open_rows, j], mended / (entries(more) - size), -inf)
-            at, best = np.where(worth > best, j, at), np.maximum(best, worth)
-        logs[open_rows, at] = np.log(np.round(np.exp(logs[open_rows, at])) + 1)
-    for _, j in product(range(2), range(len(bonds))):
-        less = logs.copy()
-        less[:, j] = np.log(np.maximum(np.round(np.exp(less[:, j])) - 1, 1))
-        fine = (missing(less) <= 0).all(1) & (logs[:, j] > np.log(2.5))
-        logs[fine, j] = less[fine, j]
-    return list(_graphs(shape, bonds, logs))
-
-
-def least_nearby(graph: Graph, ranks: dict[int, int]) -> list[Graph]:
-    """All ranks near those of a graph that meet the needs of all cuts, and do not if any of them is lowered.
-
-    Example:
-        >>> from tnkit.search.graph import ring
-        >>> [str(g) for g in least_nearby(ring((9, 9, 9), (2, 2, 2)), {1: 4, 2: 4, 3: 4})]
-        ['0-1:2 0-2:2 1-2:2']
-    """
-    bonds, masks = list(graph.ranks), list(ranks)
-    crossing = np.array([[(m >> a & 1) != (m >> b & 1) for a, b in bonds] for m in masks])
-    wanted = np.log([ranks[m] for m in masks]) - 1e-9
-
-    def enough(table: Array) -> Array:
-        met: Array = (np.log(np.maximum(table, 1)) @ crossing.T >= wanted).all(1) & (table >= 1).all(1)
-        return met
-
-    spans = [np.arange(max(2, r - _NEAR), r + _NEAR + 1) for r in graph.ranks.values()]
-    table = np.stack([axis.ravel() for axis in np.meshgrid(*spans, indexing="ij")], axis=1)
-    table = table[enough(table)]
-    least = np.ones(len(table), dtype=bool)
-    for j in range(len(bonds)):
-        less = table.copy()
-        less[:, j] -= 1
-        least &= ~enough(less)
-    return [Graph(graph.shape, graph.nodes, dict(zip(bonds, row, strict=True))) for row in table[least].tolist()]
-
-
-def _graphs(shape: tuple[int, ...], bonds: list[Bond], logs: Array) -> Iterator[Graph]:
-    for row in np.round(np.exp(logs)).astype(int):
-        yield Graph(shape, [(k,) for k in range(len(shape))], dict(zip(bonds, row.tolist(), strict=True)))
 
 
 STRATEGIES.register(LoopSearch.name, LoopSearch)

@@ -228,13 +228,13 @@ def within(target: Target) -> Callable[[Layout], Target]:
 def _by_cost(
     specs: Iterator[tuple[str, FormatSpec, Layout]], target: Target
 ) -> tuple[list[tuple[str, FormatSpec, Layout]], list[tuple[str, FormatSpec, Layout]]]:
-    """Those of direct methods, and of iterative ones."""
+    """Those of direct methods, and of iterative ones, which have the fewest ranks to find first."""
     direct: list[tuple[str, FormatSpec, Layout]] = []
     iterative: list[tuple[str, FormatSpec, Layout]] = []
     for item in specs:
         methods = methods_for(item[2], target)
         (iterative if methods and methods[0].iterative else direct).append(item)
-    return direct, iterative
+    return direct, sorted(iterative, key=lambda item: len(item[2].bonds))
 
 
 def _interrupted(tried: list[Candidate]) -> bool:

@@ -1,12 +1,17 @@
 """How far an answer can be from the best: bounds of the size at an error, and of the error at a size.
 
 A network with relative error at most eps needs, at every cut of the modes, at least the rank at which that unfolding
-alone loses eps. Two kinds are bounded, both exactly for what those ranks admit:
+alone loses eps. Three kinds are bounded:
 
 - any tree: the cheapest one over all trees (`tree_bounds`);
 - any network of tensors over these modes, with loops or not: the modes fall into groups, one for each tensor that has
   some; a tensor has at least as many numbers as its modes' sizes times the rank of their cut. The cheapest of all
-  partitions of the modes is the bound; tensors without modes may cost nothing.
+  partitions of the modes is the bound; tensors without modes may cost nothing;
+- networks with one tensor for each mode and none without (trains, rings, and any other bonds between them): there all
+  cuts together bound the bonds, and a linear program their size (`format_bounds`). It is much closer, and a Tucker or a
+  hierarchical tensor is not of that kind.
+
+The first two are exact for what those ranks admit.
 
 For a size, the largest error is sought at which the cheapest is still too large. Networks with fixed matrices (such as
 a Fourier transform), and those of split modes, are not bounded.
@@ -21,6 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from math import ceil, prod, sqrt
 from typing import Any, TypeAlias
 
@@ -28,10 +34,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tnkit.decompose.cut_spectra import CutSpectra
+from tnkit.formats import Layout
+from tnkit.search.format_bounds import least_size
+from tnkit.search.graph import Graph
 from tnkit.search.objective import Objective
 from tnkit.search.tree_bounds import MOST_MODES, cheapest_trees
 
-__all__ = ["Proofs", "cheapest_network", "proofs"]
+__all__ = ["ONE_EACH", "Proofs", "cheapest_network", "proofs"]
+
+#: What is bounded by all cuts together.
+ONE_EACH = "any network of one tensor a mode"
 
 _CHEAP_MODES, _CHEAP_ENTRIES = 6, 2**21  # up to which spectra are taken for the bound alone
 _LEVELS, _ROUNDS = 12, 3  # of the search for an error
@@ -104,6 +116,7 @@ def proofs(objective: Objective, known: dict[str, int]) -> Proofs:
         table = cuts.ranks(level)[0]
         ranks = tuple((mask, int(table[mask])) for mask in range(1, (cuts.full + 1) // 2))
         sizes = {"any network": ceil(float(networks(level)[0]) - 1e-6)}
+        sizes[ONE_EACH] = ceil(least_size(_every_bond(shape), dict(ranks)) - 1e-6)
         if "any tree" not in known and d <= _CHEAP_MODES:
             sizes["any tree"] = ceil(float(trees(level)[0]) - 1e-6)
         found = found.merged(Proofs(tuple(sizes.items()), ranks=ranks))
@@ -114,6 +127,13 @@ def proofs(objective: Objective, known: dict[str, int]) -> Proofs:
             errors["any tree"] = _error(cuts, trees, allowed)
         found = found.merged(Proofs(errors=tuple(errors.items())))
     return found
+
+
+def _every_bond(shape: Sequence[int]) -> Layout:
+    """One tensor for each mode, and a bond between any two."""
+    d = len(shape)
+    every = dict.fromkeys(combinations(range(d), 2), 2)
+    return Graph(shape, [(k,) for k in range(d)], every).layout()
 
 
 def cheapest_network(ranks: Array, sizes: Sequence[int]) -> Array:

@@ -6,8 +6,10 @@ Each bond holds a diagonal matrix S_tl. The fit minimises
 
 by proximal sweeps: each node in closed form, each diagonal by some ADMM steps with soft thresholds. Entries of S that
 become zero take their slices with them, so the ranks fall during the fit. γ sets how strong the pull is, and so the
-error: here γ is lowered step by step until eps is reached, each fit from the start. What is left is polished by least
-squares.
+error: here γ is lowered step by step until eps is reached. What is left is polished by least squares.
+
+Where the spectra of the cuts are known, a fit ends as soon as what it has pruned cannot reach eps any more. Then γ was
+too strong: the network before that sweep is polished, and the next γ goes on from it where warm starts are on.
 
 Reference: Zheng, Zhao, Zeng, Li, Jiang, Zhao, CVPR 2024, arXiv 2305.14912.
 
@@ -23,6 +25,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from dataclasses import dataclass
 from itertools import combinations
+from math import sqrt
 from typing import ClassVar
 
 import torch
@@ -74,10 +77,18 @@ class SVDinsTN(Proposer):
         if not isinstance(objective, DenseObjective):
             return
         tried: set[str] = set()
+        net: FullNetwork | None = None
         for gamma in self.gammas:
-            graph, tensors, error = self.fit(objective, setting.rng, gamma)
+            if net is None or not objective.warm or not self.admitted(objective, net):
+                net = self.first(objective, setting.rng, gamma)
+            if gamma != self.gammas[-1] and not self.admitted(objective, net):
+                continue  # the shrunk spectra leave too little to start from
+            self.fit(objective, net, gamma)
             if objective.control.out_of_time:
                 return
+            graph, tensors = net.graph()
+            error = net.error()
+            tensors = (tensors[0] / self.scale(objective), *tensors[1:])
             if graph.key in tried:
                 continue
             tried.add(graph.key)
@@ -92,31 +103,52 @@ class SVDinsTN(Proposer):
         (trial,) = yield [Proposal(start.graph, start, steps=self.steps, starts=3)]
         return trial
 
-    def fit(
-        self, objective: DenseObjective, rng: torch.Generator, gamma: float
-    ) -> tuple[Graph, tuple[Tensor, ...], float]:
-        """The regularised fit (algorithm 1 of the paper)."""
-        scale = objective.x.numel() ** 0.5 / float(objective.x.norm())
-        x = objective.x * scale  # entries of about 1, as in the paper's data: mu is meant for those
+    def scale(self, objective: DenseObjective) -> float:
+        """To entries of about 1, as in the paper's data: μ is meant for those."""
+        return sqrt(objective.x.numel()) / float(objective.x.norm())
+
+    def first(self, objective: DenseObjective, rng: torch.Generator, gamma: float) -> FullNetwork:
+        """Random nodes, and diagonals from the spectra of means."""
+        x = objective.x * self.scale(objective)
         spectra = first_ranks(x, gamma, self.max_rank)
         net = FullNetwork.random(x, {bond: len(s) for bond, s in spectra.items()}, rng)
         for bond, s in spectra.items():
             net.diagonals[bond] = (s / s.max()).to(x.dtype)
+        return net
+
+    def fit(self, objective: DenseObjective, net: FullNetwork, gamma: float) -> None:
+        """The regularised fit (algorithm 1 of the paper).
+
+        Args:
+            objective: with spectra or without.
+            net: changes; where the pull is too strong, to the last state that the cuts admit.
+            gamma: γ.
+        """
+        bounded = self.admitted(objective, net)
         before = net.dense()
         for _ in range(self.sweeps):
-            for k in range(x.ndim):
+            nodes, diagonals = list(net.nodes), dict(net.diagonals)
+            for k in range(net.x.ndim):
                 gram, right = net.node_system(k)
                 old = net.nodes[k].reshape(net.nodes[k].shape[0], -1)
                 new = solve_gram(gram, right + self.rho * old.mT, self.mu + self.rho)
                 net.nodes[k] = new.mT.reshape(net.nodes[k].shape)
             for bond in list(net.diagonals):
                 self.shrink(net, bond, gamma)
+            pruned = any(len(s) < len(diagonals[bond]) for bond, s in net.diagonals.items())
+            if bounded and pruned and not self.admitted(objective, net):
+                net.nodes, net.diagonals = nodes, diagonals
+                return
             now = net.dense()
             if float((now - before).norm()) < self.tol * float(before.norm()) or objective.control.out_of_time:
                 break
             before = now
-        graph, tensors = net.graph()
-        return graph, (tensors[0] / scale, *tensors[1:]), net.error()
+
+    def admitted(self, objective: DenseObjective, net: FullNetwork) -> bool:
+        """Whether no cut forbids eps at the ranks that are left."""
+        ranks = {bond: len(s) for bond, s in net.diagonals.items()}
+        graph = Graph(tuple(net.x.shape), [(k,) for k in range(net.x.ndim)], ranks)
+        return objective.eps is None or objective.bound(graph) <= objective.eps
 
     def shrink(self, net: FullNetwork, bond: Bond, gamma: float) -> None:
         """The diagonal of a bond by ADMM; what is zero then is left out."""

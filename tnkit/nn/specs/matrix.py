@@ -54,13 +54,25 @@ class MatrixSpec(LayerSpec):
         """Σ of the dropped S_i², over all groups."""
         return dropped(self.bases(view, weight, metric))
 
+    def trials(self, view: WeightView, weight: Tensor, metric: Metric) -> tuple[Floats, float, dict[int, Fitted]]:
+        """As `errors`; with the fit where the rank is known by now, so that nothing is analysed twice."""
+        bases = self.bases(view, weight, metric)
+        error, energy = dropped(bases)
+        row = self._known_row(view, weight)
+        return error, energy, {} if row is None else {row: _truncated(bases, row + 1)}
+
+    def _known_row(self, view: WeightView, weight: Tensor) -> int | None:
+        """That of the rank that is asked for, or of the largest one within `keep`."""
+        if self.rank is not None:
+            return self.rank - 1 if self.rank <= min(view.shape) else None
+        if self.keep is None or self.max_error is not None:
+            return None
+        rows = np.flatnonzero(self.grid(view).n_params <= int(self.keep * weight.numel()))
+        return int(rows[-1]) if len(rows) else None
+
     def fit(self, view: WeightView, weight: Tensor, rank: tuple[int, ...], metric: Metric) -> Fitted:
         """A LowRank, or for several groups the network "gor,gri->goi"."""
-        factors = [basis.factors(rank[0]) for basis in self.bases(view, weight, metric)]
-        if view.groups == 1:
-            return LowRank(*factors[0])
-        left, right = (torch.stack(parts) for parts in zip(*factors, strict=True))
-        return Network.from_equation("gor,gri->goi", (left, right))
+        return _truncated(self.bases(view, weight, metric), rank[0])
 
     def bases(self, view: WeightView, weight: Tensor, metric: Metric) -> list[WeightedBasis]:
         """The analysis of each group's matrix."""
@@ -70,6 +82,14 @@ class MatrixSpec(LayerSpec):
     def resolved(self, dtype: torch.dtype) -> LayerSpec:
         """Pivoted unless the weight is of a half type."""
         return self if self.pivoted is not None else replace(self, pivoted=dtype not in HALF)
+
+
+def _truncated(bases: list[WeightedBasis], rank: int) -> Fitted:
+    factors = [basis.factors(rank) for basis in bases]
+    if len(bases) == 1:
+        return LowRank(*factors[0])
+    left, right = (torch.stack(parts) for parts in zip(*factors, strict=True))
+    return Network.from_equation("gor,gri->goi", (left, right))
 
 
 def dropped(bases: list[WeightedBasis]) -> tuple[Floats, float]:
