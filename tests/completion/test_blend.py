@@ -1,14 +1,21 @@
 """Blends against a solver of the same problem, and the choice that is made of them."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 import torch
 from scipy.optimize import minimize
 
 from benchmarks.completion_data import entries, pixels
-from tnkit.completion import TCTV, Biharmonic, complete
+from tnkit.completion import TCTV, Biharmonic, Observations, complete
+from tnkit.completion.base import CompletionFit, CompletionMethod, CompletionProblem
 from tnkit.completion.blend import blended, simplex_weights
+from tnkit.completion.dense_choice import could_be_an_image
+from tnkit.completion.mixture import blend_of
+from tnkit.completion.similarity import smoothness
 from tnkit.rng import generator
+from tnkit.solvers import CONVERGED, Control
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -60,3 +67,47 @@ def test_auto_is_no_worse_than_its_members_on_small_pictures(kind: str, pattern:
         return float(np.linalg.norm((complete(x, mask=mask, method=method).filled - x)[~mask]))  # type: ignore[arg-type]
 
     assert error("auto") <= 1.05 * min(error(TCTV(holdout=0.0)), error(Biharmonic(holdout=0.0)))
+
+
+@dataclass(frozen=True)
+class Drawn(CompletionMethod):
+    """Fills with a number that it draws, and settles for that number."""
+
+    number: float | None = None
+    name = "drawn"
+    formats = False
+
+    def fit(self, problem: CompletionProblem) -> CompletionFit:
+        """A constant."""
+        drawn = float(torch.rand((), generator=problem.rng)) if self.number is None else self.number
+        dense = problem.observations.values.new_full(problem.observations.shape, drawn)
+        return CompletionFit(None, dense, None, 0.0, CONVERGED, settled=Drawn(drawn))
+
+
+@pytest.mark.parametrize(("shape", "choices"), [((30, 20), 3), ((100, 60), 1)])
+def test_of_few_entries_every_part_chooses(shape: tuple[int, int], choices: int) -> None:
+    seen = torch.rand(shape, generator=generator(0)) < 0.8
+    obs = Observations.from_dense(torch.randn(shape, dtype=torch.float64, generator=generator(1)), seen)
+    found = blend_of(CompletionProblem(obs, None, None, generator(0), Control()), [Drawn()], 0.1, 7)
+    drawn = [float(torch.rand((), generator=generator(7 + k))) for k in range(choices)]
+    assert found is not None
+    assert found.weights == (1.0,)
+    assert found.fit.dense is not None
+    assert torch.allclose(found.fit.dense, torch.tensor(np.mean(drawn)))
+
+
+def test_levels_of_rows_and_columns_are_no_order() -> None:
+    found: dict[str, list[bool]] = {"levels": [], "smooth": []}
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        noise, mask = 0.5 * rng.normal(size=(80, 60)), torch.from_numpy(rng.random((80, 60)) < 0.5)
+        kinds = {
+            "levels": np.add.outer(rng.normal(size=80), rng.normal(size=60)),
+            "smooth": np.add.outer(np.sin(np.arange(80) / 9), np.cos(np.arange(60) / 7)),
+        }
+        for kind, x in kinds.items():
+            obs = Observations.from_dense(torch.from_numpy(x + noise), mask)
+            assert all(smoothness(obs, mode) < 0.9 for mode in (0, 1))
+            found[kind].append(could_be_an_image(obs))
+    assert all(found["smooth"])
+    assert sum(found["levels"]) <= 2

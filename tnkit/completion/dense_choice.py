@@ -21,7 +21,7 @@ from tnkit.completion.holdout_alike import split_alike
 from tnkit.completion.mixture import Blend, affordable, blend_of, usual_members
 from tnkit.completion.observations import Observations
 from tnkit.completion.patches import PatchGroups
-from tnkit.completion.similarity import smoothness
+from tnkit.completion.similarity import order, smoothness
 from tnkit.completion.starts import make_starts
 from tnkit.rng import generator
 from tnkit.solvers import INTERRUPTED, TIME_LIMIT
@@ -30,7 +30,7 @@ __all__ = ["DenseChoice", "better_than_formats", "looks_like_a_cube", "looks_lik
 
 #: Neighbours in a smooth array differ by less than this share of what entries at random do (mean squares).
 SMOOTH = 0.5
-#: … and by less than this where there is any likeness at all.
+#: … and by less than this share of what others of the same row or column do, where their order says anything at all.
 ALIKE = 0.9
 #: Entries of the largest image, cube and panel.
 IMAGE, CUBE, PANEL = 2**22, 2**23, 2**21
@@ -59,8 +59,8 @@ def looks_like_an_image(obs: Observations) -> bool:
 
 
 def could_be_an_image(obs: Observations) -> bool:
-    """The same form, if neighbours along the first two modes are at all alike."""
-    return _real(obs, IMAGE) and prod(obs.shape[2:]) <= 8 and _planes(obs, 1024, ALIKE)
+    """The same form, if the order of positions along the first two modes says anything at all."""
+    return _real(obs, IMAGE) and prod(obs.shape[2:]) <= 8 and _ordered(obs, 1024)
 
 
 def looks_like_a_cube(obs: Observations) -> bool:
@@ -119,7 +119,7 @@ def _cube(problem: CompletionProblem, heldout: float, seed: int) -> DenseChoice 
 def _panel(problem: CompletionProblem, format_method: CompletionMethod, seed: int) -> DenseChoice | None:
     obs = problem.observations
     members = affordable(usual_members(obs.ndim), obs)
-    if obs.ndim >= 2 and _planes(obs, 512, ALIKE):
+    if obs.ndim >= 2 and _ordered(obs, 512):
         members.append(PatchGroups(holdout=HELD))
     return _best_of(problem, format_method, members, "a panel" if obs.ndim > 2 else "a table", seed)
 
@@ -150,7 +150,19 @@ def _real(obs: Observations, largest: int) -> bool:
     return not obs.values.is_complex() and obs.weights is None and 2 <= obs.ndim <= 4 and prod(obs.shape) <= largest
 
 
-def _planes(obs: Observations, longest: int, most: float = SMOOTH) -> bool:
+def _planes(obs: Observations, longest: int) -> bool:
     """Two long first modes, smooth along both."""
+    return _long(obs, longest) and all(smoothness(obs, mode) < SMOOTH for mode in (0, 1))
+
+
+def _ordered(obs: Observations, longest: int) -> bool:
+    """Two long first modes, neighbours along which are more alike than others of the same fibre, not by chance.
+
+    Of positions in any order the ratio has mean 1 and variance 1/n (von Neumann 1941, doi:10.1214/aoms/1177731677).
+    """
+    return _long(obs, longest) and all(order(obs, k) < min(ALIKE, 1 - obs.shape[k] ** -0.5) for k in (0, 1))
+
+
+def _long(obs: Observations, longest: int) -> bool:
     sizes = obs.shape[:2]
-    return min(sizes) >= 16 and max(sizes) <= longest and all(smoothness(obs, mode) < most for mode in (0, 1))
+    return min(sizes) >= 16 and max(sizes) <= longest
