@@ -23,7 +23,7 @@ from torch import Tensor
 
 from tnkit.errors import DTypeError, FileFormatError
 
-__all__ = ["KIND", "PathLikeStr", "read_safetensors", "replacing", "require_file", "write_safetensors"]
+__all__ = ["KIND", "PathLikeStr", "read_safetensors", "replacing", "require_file", "require_place", "write_safetensors"]
 
 PathLikeStr: TypeAlias = "str | PathLike[str]"
 
@@ -141,6 +141,20 @@ def require_file(file: Path) -> None:
         raise FileFormatError(f"{file}: may not be read. Check its permissions.")
 
 
+def require_place(path: PathLikeStr) -> Path:
+    """The file that a path names, of a folder that is there; before any work whose result is to be written to it.
+
+    Raises:
+        FileFormatError: the folder is not there, or `path` is a folder.
+    """
+    file = Path(os.path.realpath(path))
+    if file.is_dir():
+        raise FileFormatError(f"{path}: is a folder. Give the path of a file in it.")
+    if not file.parent.is_dir():
+        raise FileFormatError(f"{path}: the folder {file.parent} is not there. Make it first.")
+    return file
+
+
 @contextlib.contextmanager
 def replacing(path: PathLikeStr) -> Iterator[Path]:
     """A temporary path in the same folder, which takes the name `path` when the block ends without an exception.
@@ -158,11 +172,7 @@ def replacing(path: PathLikeStr) -> Iterator[Path]:
         ...     [p.name for p in Path(folder).iterdir()]
         ['a.txt']
     """
-    file = Path(os.path.realpath(path))
-    if file.is_dir():
-        raise FileFormatError(f"{path}: is a folder. Give the path of a file in it.")
-    if not file.parent.is_dir():
-        raise FileFormatError(f"{path}: the folder {file.parent} is not there. Make it first.")
+    file = require_place(path)
     temporary = file.with_name(f".{file.name[:100]}.{secrets.token_hex(6)}.tmp")
     try:
         try:

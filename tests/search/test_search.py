@@ -143,6 +143,9 @@ def test_a_known_graph_is_not_fitted_again_and_bounds_save_fits() -> None:
         ({"eps": 0.1, "max_evaluations": 3, "strategy": "portfolio"}, tk.OptionError, "portfolio"),
         ({"strategy": TnALE(template="star"), "eps": 0.1}, tk.OptionError, "ring"),
         ({"strategy": GreedyTN, "eps": 0.1}, tk.OptionError, "strategy="),
+        ({"strategy": "greedy", "eps": 0.1, "max_evaluations": 0}, tk.OptionError, "1 or more"),
+        ({"eps": 0.1, "max_evaluations": 2.5}, tk.OptionError, "1 or more"),
+        ({"eps": 0.1, "save": "no such folder/s.safetensors"}, tk.FileFormatError, "Make it first"),
     ],
 )
 def test_what_cannot_be_is_refused(options: dict, kind: type[Exception], words: str) -> None:  # type: ignore[type-arg]

@@ -9,7 +9,7 @@ from typing import Any
 from tnkit.api.request import in_words, request_of, time_limit
 from tnkit.arrays import ArrayLike
 from tnkit.errors import DTypeError, OptionError
-from tnkit.files import PathLikeStr
+from tnkit.files import PathLikeStr, require_place
 from tnkit.formats import Budget
 from tnkit.registry import METHODS
 from tnkit.report import listening
@@ -101,6 +101,11 @@ def search(
                 dtype=request.dtype,
                 asked=asked,
             )
+    wrong = isinstance(max_evaluations, bool) or not isinstance(max_evaluations, int | None)
+    if wrong or (max_evaluations is not None and max_evaluations < 1):
+        raise OptionError(f"max_evaluations={max_evaluations!r} must be a whole number of 1 or more, or None.")
+    if save is not None:
+        require_place(save)
     limits = Limits(request.eps, request.max_params, max_evaluations)
     if isinstance(shape, str) and shape != "auto":
         raise OptionError(f'shape={shape!r} is unknown. Give the sizes, such as (8, 8, 4), or "auto".')

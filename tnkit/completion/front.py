@@ -18,10 +18,10 @@ from tnkit.completion.observations import Observations
 from tnkit.completion.patches import PatchGroups
 from tnkit.completion.result import Completion
 from tnkit.completion.sparse_choice import from_coordinates, looks_sparse
-from tnkit.errors import MaskError, OptionError
+from tnkit.errors import MaskError, OptionError, UnknownNameError
 from tnkit.formats import FormatSpec, RankLike, as_spec, resolve_ranks
 from tnkit.network import Topology
-from tnkit.registry import COMPLETIONS
+from tnkit.registry import COMPLETIONS, FORMATS
 from tnkit.report import listening
 from tnkit.rng import RngLike, generator
 from tnkit.solvers import CONVERGED, DIRECT, INTERRUPTED, REACHED, TIME_LIMIT, Control, StepInfo
@@ -190,6 +190,10 @@ def _request(obs: Observations, format: Any, rank: Any, method: Any) -> tuple[Co
     """The method, the format (None where it is still to be chosen, or there is none), and why."""
     named = None if _is_auto(method) else _method(method)
     if not _is_auto(format):
+        if isinstance(format, str) and format in COMPLETIONS and format not in FORMATS:
+            raise UnknownNameError(
+                f"{format!r} is no format but a method of completion. Use tk.complete(x, method={format!r})."
+            )
         spec = as_spec(format)
         if named is not None and not named.formats:
             raise OptionError(

@@ -78,6 +78,29 @@ class StructureSearch(CompletionMethod):
         "trains, rings and Tucker over split and reordered modes, raced by held-out error; one network for the mean"
     )
 
+    def __post_init__(self) -> None:
+        """Check the options.
+
+        Raises:
+            OptionError: a share, a size, seconds or a strategy that is none.
+        """
+        if not 0 <= self.holdout < 1:
+            raise OptionError(
+                f"StructureSearch: holdout={self.holdout!r} is a share of the entries: from 0 to below 1."
+            )
+        if self.part < 2 or self.sample < 1 or self.each < 1 or not self.seconds > 0:
+            raise OptionError(
+                f"StructureSearch: part={self.part!r} must be 2 or more, sample={self.sample!r} and each={self.each!r} "
+                f"1 or more, and seconds={self.seconds!r} above 0."
+            )
+        if self.shape is not None and any(n < 1 for n in self.shape):
+            raise ShapeError(f"StructureSearch: shape={self.shape} has sizes below 1; give the size of each part.")
+        if self.strategy is not None and not isinstance(self.strategy, Proposer):
+            raise OptionError(
+                f"StructureSearch: strategy={self.strategy!r} is no proposer. Give one, such as RankLadder() or "
+                "GreedyTN(), or leave it out."
+            )
+
     def fit(self, problem: CompletionProblem) -> CompletionFit:
         """See the class.
 
@@ -112,9 +135,8 @@ class StructureSearch(CompletionMethod):
             best, tensors, status = found.best, found.best.tensors, INTERRUPTED
         train = objective.error(best.graph, tensors, obs)
         layout = objective.layout(best.graph)
-        return CompletionFit(
-            objective.unscaled(tensors), None, best.error, train, status, tuple(history), layout=layout
-        )
+        error = None if objective.held is objective.known else best.error  # nothing was held out
+        return CompletionFit(objective.unscaled(tensors), None, error, train, status, tuple(history), layout=layout)
 
     def settled(
         self, objective: ObservedObjective, found: ObjectiveResult, control: Control
@@ -132,8 +154,7 @@ class StructureSearch(CompletionMethod):
                     return trial, trial.tensors if tensors is None else tensors
         best = objective.with_all_entries(best)
         tensors = objective.refit(best)[0]
-        wild = small and is_sound(objective, best) and not is_sound(objective, replace(best, tensors=tensors))
-        return best, best.tensors if wild else tensors
+        return best, tensors if not small or is_sound(objective, best, tensors) else best.tensors
 
     def split(self, shape: tuple[int, ...]) -> tuple[Tensorization, tuple[int, ...]]:
         """The plan, and the mode of the array that each part is of (its own number, where that is not known)."""

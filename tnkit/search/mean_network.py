@@ -14,7 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import prod
+from math import hypot, prod
 
 import torch
 from torch import Tensor
@@ -34,8 +34,8 @@ ROUNDS, MOST = 20, 8
 POOL, FAR = 40, 1.3
 #: A mean counts if it is below this share of the best error; the network for it may be worse by this.
 WORTH, SLACK = 0.995, 1.004
-#: An error with which there is nothing to gain; values beyond what is expected by more than this share of the error.
-EXACT, WILD = 1e-6, 0.3
+#: An error with which there is nothing to gain; errors with what goes beyond the observed values, over the least.
+EXACT, WILD = 1e-6, 1.15
 #: Entries of the largest array that is made dense.
 LARGEST = 2**23
 _STEPS, _GROWTH, _LEAST_GAIN = 12, 1.3, 0.997
@@ -62,30 +62,36 @@ def mean_of(objective: ObservedObjective, trials: Sequence[Trial]) -> Mean | Non
     if len(pool) < 2 or pool[0].error <= EXACT:
         return None
     off = torch.stack([objective.misfit(t.graph, t.tensors, objective.held) for t in pool])
-    gram, open_ones, known = off @ off.mT, list(range(len(pool))), set[int]()
+    gram, open_ones, known = off @ off.mT, list(range(len(pool))), dict[int, float]()
     while open_ones:
         counts = _counts(gram[open_ones][:, open_ones])
         chosen = [k for k, count in zip(open_ones, counts, strict=True) if count]
-        wild = [k for k in chosen if k not in known and not is_sound(objective, pool[k])]
-        known |= set(chosen)
+        known |= {k: whole_error(objective, pool[k]) for k in {*chosen, open_ones[0]} if k not in known}
+        least = min(known.values())
+        wild = [k for k in open_ones if known.get(k, 0.0) > WILD * max(least, pool[k].error)]
         if not wild:
             weights = [count / sum(counts) for count in counts if count]
             error = float((torch.tensor(weights, dtype=off.dtype, device=off.device) @ off[chosen]).norm())
-            least = min(pool[k].error for k in open_ones)
-            return Mean(tuple(pool[k] for k in chosen), tuple(weights), error) if error <= WORTH * least else None
+            alone = min(pool[k].error for k in open_ones)
+            return Mean(tuple(pool[k] for k in chosen), tuple(weights), error) if error <= WORTH * alone else None
         open_ones = [k for k in open_ones if k not in wild]
     return None
 
 
-def is_sound(objective: ObservedObjective, trial: Trial) -> bool:
-    """Whether its values stay where values may be expected; what is held out does not show a few that are far off."""
-    return objective.beyond(contract(trial.graph.topology, list(trial.tensors))) <= WILD * trial.error
+def whole_error(objective: ObservedObjective, trial: Trial) -> float:
+    """Its error and how far values go beyond those observed; what is held out does not show a few that are far off."""
+    return hypot(trial.error, objective.beyond(contract(trial.graph.topology, list(trial.tensors))))
+
+
+def is_sound(objective: ObservedObjective, trial: Trial, tensors: tuple[Tensor, ...]) -> bool:
+    """Whether other tensors of a trial, of the same graph, go no further beyond what was observed."""
+    return whole_error(objective, replace(trial, tensors=tensors)) <= WILD * whole_error(objective, trial)
 
 
 def soundest(objective: ObservedObjective, trials: Sequence[Trial]) -> Trial:
-    """The trial of the least error whose values stay where they may be expected; of the least error, if none does."""
+    """The trial of the least whole error, among those of the least errors."""
     ranked = sorted({id(t): t for t in trials}.values(), key=lambda t: t.error)
-    return next((t for t in ranked[:POOL] if t.error <= EXACT or is_sound(objective, t)), ranked[0])
+    return ranked[0] if ranked[0].error <= EXACT else min(ranked[:MOST], key=lambda t: whole_error(objective, t))
 
 
 def _counts(gram: Tensor) -> list[int]:
@@ -121,18 +127,18 @@ def one_network(
     Cost: dense fits of an array of the shape of the graphs; for all entries, one fit of each member.
     """
     first = max(zip(mean.weights, mean.members, strict=True), key=lambda pair: pair[0])[1]
-    whole = objective.expected(_dense(mean, [t.tensors for t in mean.members]))
+    whole = _dense(mean, [t.tensors for t in mean.members])
     found = _written(objective, mean, whole, first, control, most)
     objective.control = control.within(control.deadline - time.monotonic() - 2 * found.seconds)  # for the last fit
     again, stopped = [], False
     for member in mean.members:
         stopped = stopped or objective.control.out_of_time
         tensors, error = (member.tensors, 0.0) if stopped else objective.refit(member)
-        sound = stopped or is_sound(objective, replace(member, tensors=tensors))
+        sound = stopped or is_sound(objective, member, tensors)
         again.append(tensors if sound and error <= max(2 * member.error, 1e-3) else member.tensors)
     if stopped and all(a is b.tensors for a, b in zip(again, mean.members, strict=True)):
         return found, None
-    dense = objective.expected(_dense(mean, again))
+    dense = _dense(mean, again)
     trial = _fitted(objective, dense, found.graph, found, control, 2 * _STEPS)
     return found, trial.tensors
 

@@ -189,13 +189,12 @@ class ObservedObjective(Objective):
         off = torch.view_as_real(off.resolve_conj()).flatten() if off.is_complex() else off
         return off.to(torch.float64) / max(float(known.norm()), 1e-30)
 
-    def expected(self, dense: Tensor) -> Tensor:
-        """A dense array of the graphs' shape, each entry moved to where values may be expected; complex ones stay."""
-        return dense if self.span is None else dense.clamp(*self.span)
-
     def beyond(self, dense: Tensor) -> float:
-        """How far a dense array is from that, relative: a part of its error that what is held out need not show."""
-        return float((dense - self.expected(dense)).norm()) / sqrt(dense.numel())
+        """How far a dense array of the graphs' shape goes beyond what was observed, relative; 0 for complex ones.
+
+        It is likely to be a part of the error, and what is held out need not show it.
+        """
+        return 0.0 if self.span is None else float((dense - dense.clamp(*self.span)).norm()) / sqrt(dense.numel())
 
     def unscaled(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Tensors of the entries themselves; fits are of entries of root mean square 1."""
