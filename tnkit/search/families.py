@@ -38,6 +38,7 @@ __all__ = ["FamilyRace"]
 _AT_ONCE = 2  # fits between two looks at the clock
 _EXACT = 1e-6  # an error with which there is nothing left to gain
 _CHEAP, _UNHURRIED_S = 0.08, 60.0  # of the race's time that is left: a fit that costs little; of one without end
+_ALIKE = 1.25  # sizes whose errors can be compared: the same rank is more numbers in one family than in another
 _SMALL = 4  # a fresh start begins with the target's size over this
 
 _Asked: TypeAlias = "Generator[list[Proposal], list[Trial | None], list[Trial | None]]"
@@ -67,8 +68,9 @@ class FamilyRace(Proposer):
         merged: networks whose nodes hold several modes: the modes of each node, for each of them.
         sizes: numbers of each rung: every structure has the largest rank at which it takes no more.
         keep: the share of the structures that goes on to the next rung.
-        near: the best of a family goes on while its error is within this multiple of the least, and structures that
-            were that near when they were left are fitted again at the end.
+        champion: the best of a family goes on while its error is within this multiple of the least among those that
+            are not larger, by a quarter at the most.
+        near: structures that were within this multiple when they were left are fitted again at the end.
         gain: an error has fallen when it is below this share of the one before.
         raises: single bonds that grow at the most, where a network has no more than `few` bonds.
         few: see `raises`.
@@ -81,6 +83,7 @@ class FamilyRace(Proposer):
     merged: tuple[tuple[tuple[int, ...], ...], ...] = ()
     sizes: tuple[int, ...] = (100, 300, 1000, 3000, 10_000)
     keep: float = 0.5
+    champion: float = 1.6
     near: float = 1.15
     gain: float = 0.995
     raises: int = 6
@@ -151,7 +154,8 @@ class FamilyRace(Proposer):
         """Who goes on: the better part, and the best of each family while it is near."""
         count, found, seen = max(2, round(self.keep * len(ranked))), list[_Lane](), set[str]()
         for place, lane in enumerate(ranked):
-            near = lane.family not in seen and lane.ratio <= self.near
+            alike = [o.trial.error for o in ranked if o.trial.graph.n_params <= _ALIKE * lane.trial.graph.n_params]
+            near = lane.family not in seen and lane.trial.error <= self.champion * min(alike)
             if place < count or near:
                 found.append(lane)
             seen.add(lane.family)
