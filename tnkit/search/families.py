@@ -83,7 +83,7 @@ class FamilyRace(Proposer):
     merged: tuple[tuple[tuple[int, ...], ...], ...] = ()
     sizes: tuple[int, ...] = (100, 300, 1000, 3000, 10_000)
     keep: float = 0.5
-    champion: float = 1.6
+    champion: float = 1.2
     near: float = 1.15
     gain: float = 0.995
     raises: int = 6
