@@ -73,7 +73,7 @@ def search(
         >>> found.best.fit.rel_error <= 1e-2
         True
         >>> tk.search(x, eps=1e-2, strategy="trees").bounds
-        (('any network', 72), ('any tree', 99))
+        (('any network', 72), ('any network of one tensor a mode', 72), ('any tree', 99))
     """
     source = as_source(x)
     if source is not None:
